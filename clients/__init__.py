@@ -1,0 +1,1 @@
+"""Programs that speak the i-PI protocol as clients."""

@@ -1,0 +1,1 @@
+"""The Bayesian lattice-dynamics model: the physics, with no sockets, clocks or processes."""

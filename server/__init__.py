@@ -1,0 +1,1 @@
+"""The uncertainty broker, and everything that decides, records or supervises."""
