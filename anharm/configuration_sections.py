@@ -1,0 +1,422 @@
+"""The sections of run.toml, each a frozen pydantic model.
+
+The description of a field says what is expected there, with its unit. It is what a
+user reads after a wrong value, so it is written to follow the word "expected".
+"""
+
+import os
+import re
+import shlex
+import tempfile
+from hashlib import sha256
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from anharm.errors import ConfigurationError
+
+IntegerMatrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+Cutoffs = dict[int, float | dict[int, float]]
+
+FILLED_IN: Any = None  # a default that a validator replaces
+LARGEST_CUTOFF = 50.0  # Angstrom
+LARGEST_SUPERCELL = 100_000  # primitive cells
+LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, other systems 103
+
+
+class Section(BaseModel):
+    """A table of run.toml: unknown keys are errors, values keep their TOML type."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+def problem(message: str) -> PydanticCustomError:
+    """Return a validation error that carries a complete message of ours."""
+    return PydanticCustomError("anharm", "{message}", {"message": message})
+
+
+def _resolve(value: object, info: ValidationInfo) -> object:
+    """Make a path absolute, relative ones starting at the folder of run.toml."""
+    if isinstance(value, str) and value.strip():
+        folder = _configuration_path(info).parent
+        return Path(os.path.normpath(folder / Path(value).expanduser()))
+    return value
+
+
+def _configuration_path(info: ValidationInfo) -> Path:
+    return (info.context or {}).get("path", Path.cwd() / "run.toml")
+
+
+def _run_directory(value: object, info: ValidationInfo) -> object:
+    """Name the run's directory after run.toml unless it is given."""
+    return _configuration_path(info).with_suffix("").as_posix() if value is None else value
+
+
+def _reference_address(value: object, info: ValidationInfo) -> object:
+    """Give every run.toml an address of its own unless one is given."""
+    if value is None:
+        path = _configuration_path(info).resolve()
+        return f"unix:anharm-{sha256(bytes(path)).hexdigest()[:12]}"
+    return value
+
+
+def _require_file(path: Path) -> Path:
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise problem(f"the file {path} {what}; relative paths start at the folder of run.toml")
+    return path
+
+
+def _as_tuple(value: object) -> object:
+    """Turn TOML's arrays into the tuples that frozen models hold."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _command_lines(value: object) -> object:
+    """Accept one command line or a list of them."""
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+def _check_command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise problem(f"this command line cannot be split into words: {error}") from error
+    if not words:
+        raise problem("the command line is empty")
+    return value
+
+
+def _check_address(value: str) -> str:
+    """Accept `unix:NAME`, `unix:/PATH` and `tcp://HOST:PORT`."""
+    if re.fullmatch(r"unix:\S+", value) or _is_tcp(value):
+        return value
+    raise problem("expected `unix:NAME` or `tcp://HOST:PORT`")
+
+
+def _check_endpoint(value: str) -> str:
+    """Accept the ZeroMQ endpoints `tcp://HOST:PORT` and `ipc:///PATH`."""
+    if re.fullmatch(r"ipc:///\S+", value) or _is_tcp(value):
+        return value
+    raise problem("expected `tcp://HOST:PORT` (for example tcp://127.0.0.1:5555) or `ipc:///PATH`")
+
+
+def _is_tcp(value: str) -> bool:
+    match = re.fullmatch(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", value)
+    return match is not None and 1 <= int(match[1]) <= 65535
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_resolve)]
+ExistingFile = Annotated[AbsolutePath, AfterValidator(_require_file)]
+CommandLine = Annotated[str, AfterValidator(_check_command)]
+
+
+def _supercell_matrix(value: object) -> IntegerMatrix:
+    """Return the 3x3 matrix of `[a, b, c]` or of three rows of three integers."""
+    rows = value if isinstance(value, (list, tuple)) else ()
+    if len(rows) == 3 and all(type(entry) is int for entry in rows):
+        if min(rows) < 1:
+            raise problem("expected numbers of cells of at least 1 in `[a, b, c]`")
+        matrix = np.diag(rows)
+    elif len(rows) == 3 and all(
+        isinstance(row, (list, tuple)) and len(row) == 3 and all(type(n) is int for n in row)
+        for row in rows
+    ):
+        matrix = np.array(rows)
+    else:
+        raise problem("expected three integers, or three rows of three integers")
+    if np.abs(matrix).max() > LARGEST_SUPERCELL:
+        raise problem(f"expected entries up to {LARGEST_SUPERCELL}")
+    cells = abs(round(float(np.linalg.det(matrix))))
+    if cells == 0:
+        raise problem("the determinant is 0, so the supercell has no volume")
+    if cells > LARGEST_SUPERCELL:
+        raise problem(f"this supercell has {cells} primitive cells; at most {LARGEST_SUPERCELL}")
+    first, second, third = (tuple(int(n) for n in row) for row in matrix)
+    return (first, second, third)  # type: ignore[return-value]
+
+
+class CrystalSection(Section):
+    """The ideal crystal."""
+
+    primitive: ExistingFile = Field(
+        description="the path of a structure file that ASE can read", examples=['"primitive.cif"']
+    )
+    supercell: Annotated[IntegerMatrix, BeforeValidator(_supercell_matrix)] = Field(
+        description="three integers, or a 3x3 integer matrix whose rows are the supercell's "
+        "lattice vectors in units of the primitive cell's",
+        examples=["[2, 2, 2]"],
+    )
+    symmetry_tolerance: float = Field(
+        1e-3, gt=0, le=1, description="a length above 0 and up to 1 Angstrom"
+    )
+    maximum_displacement: float | None = Field(
+        None, gt=0, le=10, description="a length above 0 and up to 10 Angstrom"
+    )
+
+
+def _cutoff(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise problem(f"{where} is {value!r}, expected a number in Angstrom")
+    if not (isfinite(value) and 0 < value <= LARGEST_CUTOFF):
+        raise problem(f"{where} is {value!r}, expected above 0 and up to {LARGEST_CUTOFF} Angstrom")
+    return float(value)
+
+
+def _integer_key(key: object, allowed: range, what: str) -> int:
+    number = int(key) if isinstance(key, str) and re.fullmatch(r"[0-9]", key) else key
+    if type(number) is not int or number not in allowed:
+        raise problem(f"{what} {key!r} is not one of {allowed[0]} to {allowed[-1]}")
+    return number
+
+
+def _normalise_cutoffs(value: object) -> Cutoffs:
+    """Turn TOML's string keys into orders and numbers of bodies, in ascending order."""
+    if not isinstance(value, dict) or not value:
+        raise problem("expected a table of cutoffs per order, such as { 2 = 5.0, 3 = 4.0 }")
+    cutoffs: Cutoffs = {}
+    for key, entry in value.items():
+        order = _integer_key(key, range(2, 7), "the order")
+        if isinstance(entry, dict):
+            if not entry:
+                raise problem(f"order {order} has an empty table; give at least one cutoff")
+            bodies = {
+                _integer_key(k, range(2, order + 1), f"order {order}: the number of bodies"): v
+                for k, v in entry.items()
+            }
+            cutoffs[order] = {
+                body: _cutoff(bodies[body], f"order {order}, {body} bodies")
+                for body in sorted(bodies)
+            }
+        else:
+            cutoffs[order] = _cutoff(entry, f"order {order}")
+    return {order: cutoffs[order] for order in sorted(cutoffs)}
+
+
+class ExpansionSection(Section):
+    """Which clusters of atoms the Taylor expansion holds."""
+
+    cutoffs: Annotated[Cutoffs, BeforeValidator(_normalise_cutoffs)] = Field(
+        description="a table of cutoffs in Angstrom per order 2 to 6; a cutoff may be a table "
+        "per number of bodies",
+        examples=["{ 2 = 5.0, 3 = 4.0, 4 = 3.5 }"],
+    )
+
+
+class EngineSection(Section):
+    """i-PI and the user's own input for it."""
+
+    input: ExistingFile = Field(
+        description="the path of the i-PI input file (XML)", examples=['"input.xml"']
+    )
+    forcefield: str | None = Field(
+        None, min_length=1, description="the name of the <ffsocket> that anharm serves"
+    )
+    command: CommandLine = Field("i-pi", description="the command that starts i-PI")
+
+
+class TrainingSection(Section):
+    """When a configuration is sent to the reference, and when training has converged."""
+
+    initial_configurations: int = Field(
+        4, ge=1, le=10_000, description="a number of configurations from 1 to 10000"
+    )
+    initial_displacement: float = Field(
+        0.03, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="an integer of at least 0")
+    rule: Literal["trajectory-average", "fixed-threshold"] = Field(
+        "trajectory-average", description='"trajectory-average" or "fixed-threshold"'
+    )
+    factor: float = Field(
+        3.0,
+        gt=1,
+        le=1000,
+        description="a number above 1 and up to 1000 (a label is taken where the error exceeds "
+        "this many times its average)",
+    )
+    window: int = Field(1000, ge=1, le=1_000_000, description="a number of steps from 1 to 1000000")
+    minimum_interval: int = Field(
+        10, ge=0, le=1_000_000, description="a number of steps from 0 to 1000000"
+    )
+    maximum: float | None = Field(None, gt=0, le=1000, description="a force error above 0 eV/A")
+    threshold: float | None = Field(None, gt=0, le=1000, description="a force error above 0 eV/A")
+    audit_interval: int = Field(
+        0, ge=0, description="a number of steps between audits, or 0 for none"
+    )
+    budget: int = Field(100, ge=1, le=1_000_000, description="a number of labels from 1 to 1000000")
+    convergence_tolerance: float = Field(
+        0.05, gt=0, lt=1, description="a relative change between 0 and 1"
+    )
+    convergence_refits: int = Field(3, ge=2, le=1000, description="a number of refits, 2 to 1000")
+    quiet_steps: int = Field(1000, ge=1, description="a number of steps of at least 1")
+
+    @field_validator("minimum_interval")
+    @classmethod
+    def _fits_in_window(cls, value: int, info: ValidationInfo) -> int:
+        window = info.data.get("window")
+        if window is not None and value > window:
+            raise problem(
+                f"the average needs {value} errors but training.window holds {window}; "
+                "enlarge the window or shorten the interval"
+            )
+        return value
+
+    @field_validator("threshold")
+    @classmethod
+    def _belongs_to_rule(cls, value: float | None, info: ValidationInfo) -> float | None:
+        rule = info.data.get("rule")
+        if rule == "fixed-threshold" and value is None:
+            raise problem('rule = "fixed-threshold" needs it: give a force error in eV/A')
+        if rule == "trajectory-average" and value is not None:
+            raise problem(
+                'it has no effect with rule = "trajectory-average": remove it, use '
+                'training.maximum, or set rule = "fixed-threshold"'
+            )
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _covers_initial(cls, value: int, info: ValidationInfo) -> int:
+        initial = info.data.get("initial_configurations")
+        if initial is not None and value < initial:
+            raise problem(
+                f"the {initial} labels of training.initial_configurations count towards it; "
+                "enlarge the budget"
+            )
+        return value
+
+
+class CalculatorSection(Section):
+    """A reference that runs inside anharm's own reference client."""
+
+    name: str = Field(
+        min_length=1,
+        description='"tersoff-silicon" or "module:callable" that returns an ASE calculator',
+        examples=['"tersoff-silicon"'],
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="a table of keyword arguments for the calculator"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value != "tersoff-silicon" and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+            raise problem('expected "tersoff-silicon", or "module:callable" such as "tools:emt"')
+        return value
+
+
+class ReferenceSection(Section):
+    """Where labels (energies, forces, virials) come from."""
+
+    address: Annotated[str, BeforeValidator(_reference_address), AfterValidator(_check_address)] = (
+        Field(FILLED_IN, description="`unix:NAME` or `tcp://HOST:PORT`")
+    )
+    calculator: CalculatorSection | None = Field(
+        None, description="a table with the name and the parameters of an ASE calculator"
+    )
+    command: Annotated[tuple[CommandLine, ...], BeforeValidator(_command_lines)] = Field(
+        (), description="a command line, or a list of command lines"
+    )
+    clients: int = Field(1, ge=1, le=10_000, description="a number of clients from 1 to 10000")
+    input: ExistingFile | None = Field(None, description="the path of the DFT code's input file")
+    input_format: str | None = Field(
+        None, min_length=1, description="the ASE name of that format, such as espresso-in"
+    )
+    files: Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="a list of paths of existing files"
+    )
+    first_geometry: bool = Field(False, description="true or false")
+    time_limit: float = Field(3600.0, gt=0, le=1e8, description="a time in seconds above 0")
+    connection_limit: float = Field(60.0, gt=0, le=1e8, description="a time in seconds above 0")
+    attempts: int = Field(3, ge=1, le=100, description="a number of attempts from 1 to 100")
+
+    @field_validator("command")
+    @classmethod
+    def _no_calculator_too(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("calculator") is not None:
+            raise problem("[reference.calculator] is given as well: keep one of the two")
+        return value
+
+    @field_validator("clients")
+    @classmethod
+    def _copies_of_one_command(cls, value: int, info: ValidationInfo) -> int:
+        commands = info.data.get("command", ())
+        if value > 1 and len(commands) > 1:
+            raise problem(
+                f"reference.command lists {len(commands)} command lines, each one client; "
+                "`clients` copies a single one, so remove it"
+            )
+        return value
+
+    @field_validator("input_format")
+    @classmethod
+    def _has_input(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("input", value) is None:
+            raise problem("there is no reference.input whose format it could name; remove it")
+        return value
+
+    @property
+    def command_lines(self) -> tuple[str, ...]:
+        """One command line per client process to start; empty without commands."""
+        return self.command * self.clients if len(self.command) == 1 else self.command
+
+
+class RunSection(Section):
+    """Where the run keeps its record and how its processes work together."""
+
+    directory: Annotated[AbsolutePath, BeforeValidator(_run_directory)] = Field(
+        FILLED_IN, description="the path of the run's directory"
+    )
+    mode: Literal["synchronous", "asynchronous"] = Field(
+        "synchronous", description='"synchronous" or "asynchronous"'
+    )
+    broker: Annotated[str, AfterValidator(_check_endpoint)] | None = Field(
+        None, description="a ZeroMQ endpoint such as tcp://127.0.0.1:5555"
+    )
+    connection_limit: float = Field(60.0, gt=0, le=1e8, description="a time in seconds above 0")
+    stop_when_converged: bool = Field(False, description="true or false")
+
+    @property
+    def broker_endpoint(self) -> str:
+        """Where the broker listens: `broker`, or a UNIX socket private to the user.
+
+        UNIX socket paths hold about 107 bytes, fewer than many run directories have, so
+        the socket lives in the temporary folder under a hash of the run's directory.
+
+        Raises
+        ------
+        ConfigurationError
+            If the temporary folder has a path too long for a UNIX socket.
+        """
+        if self.broker is not None:
+            return self.broker
+        name = sha256(bytes(self.directory.resolve())).hexdigest()[:16]
+        path = Path(tempfile.gettempdir()).absolute() / f"anharm-{os.getuid()}" / name
+        if len(bytes(path)) > LONGEST_SOCKET_PATH:
+            raise ConfigurationError(
+                f"the UNIX socket path {path} has {len(bytes(path))} bytes, more than the "
+                f"{LONGEST_SOCKET_PATH} that systems allow: set TMPDIR to a shorter folder, or "
+                'run.broker to a TCP endpoint such as "tcp://127.0.0.1:5555"'
+            )
+        return f"ipc://{path}"

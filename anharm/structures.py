@@ -1,0 +1,70 @@
+"""Structure files of any format that ASE reads, with errors that name the file."""
+
+from pathlib import Path
+
+import ase
+import ase.io
+
+from anharm.errors import ConfigurationError
+
+SMALLEST_VOLUME = 1e-3  # Angstrom^3 per cell; below it there is no lattice
+
+
+def read_structure(path: str | Path, file_format: str | None = None) -> ase.Atoms:
+    """Read the only structure, or the last one, of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    file_format : str, optional
+        ASE's name of its format, where the file's name does not tell it.
+
+    Returns
+    -------
+    ase.Atoms
+        Periodic in three dimensions; positions and cell in Angstrom.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is missing, cannot be read, or holds no atoms or no cell.
+    """
+    return _read(Path(path), -1, file_format)[0]
+
+
+def read_structures(path: str | Path, file_format: str | None = None) -> list[ase.Atoms]:
+    """Read every structure of a file; see `read_structure`."""
+    return _read(Path(path), slice(None), file_format)
+
+
+def _read(path: Path, index: int | slice, file_format: str | None) -> list[ase.Atoms]:
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise ConfigurationError(f"the structure file {path} {what}")
+    try:
+        content = ase.io.read(path, index=index, format=file_format)
+    except Exception as error:  # the readers of ASE raise almost any kind of exception
+        reason = str(error) or type(error).__name__
+        as_format = f" as the format {file_format!r}" if file_format else ""
+        raise ConfigurationError(
+            f"ASE cannot read a structure from {path}{as_format}: {reason}"
+        ) from error
+    structures = content if isinstance(content, list) else [content]
+    if not structures:
+        raise ConfigurationError(f"{path} holds no structure")
+    for number, atoms in enumerate(structures):
+        _check(atoms, f"{path}" if len(structures) == 1 else f"{path}, structure {number}")
+        atoms.pbc = True
+    return structures
+
+
+def _check(atoms: ase.Atoms, where: str) -> None:
+    if len(atoms) == 0:
+        raise ConfigurationError(f"{where} holds no atoms")
+    if abs(atoms.cell.volume) < SMALLEST_VOLUME:
+        raise ConfigurationError(
+            f"{where} has no three-dimensional cell (its lattice vectors in Angstrom are "
+            f"{atoms.cell.array.tolist()}); a crystal needs one: use a format that stores it, "
+            'such as CIF, POSCAR or extended XYZ with Lattice="..."'
+        )
