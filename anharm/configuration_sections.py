@@ -254,9 +254,9 @@ class TrainingSection(Section):
         description="a number above 1 and up to 1000 (a label is taken where the error exceeds "
         "this many times its average)",
     )
-    window: int = Field(1000, ge=1, le=1_000_000, description="a number of steps from 1 to 1000000")
+    window: int = Field(1000, ge=1, le=100_000, description="a number of steps from 1 to 100000")
     minimum_interval: int = Field(
-        10, ge=0, le=1_000_000, description="a number of steps from 0 to 1000000"
+        10, ge=0, le=100_000, description="a number of steps from 0 to 100000"
     )
     maximum: float | None = Field(None, gt=0, le=1000, description="a force error above 0 eV/A")
     threshold: float | None = Field(None, gt=0, le=1000, description="a force error above 0 eV/A")

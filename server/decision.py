@@ -1,0 +1,258 @@
+"""Whether a configuration of a trajectory is labelled, as a pure function.
+
+The rule is that of arXiv:2601.21311: a label is taken where the Bayesian error of a
+step exceeds a factor times its average over the trajectory's last steps, or an absolute
+maximum. Added to it are audit steps, taken at random to keep the calibration honest, and
+a budget. The first rule that matches decides:
+
+1. a step that has its label already, evaluated again by the new model: no label;
+2. error above `maximum`: label;
+3. fewer than `minimum_interval` steps since the last refit or request: no label;
+4. audit step: label;
+5. error above factor x average, or above the fixed threshold: label.
+
+Where a rule asks for a label and the budget is spent, the verdict is "budget".
+"""
+
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from math import isfinite
+from typing import Any, Literal
+
+import numpy as np
+
+from anharm.configuration import TrainingSection
+
+Rule = Literal[
+    "already-labelled",
+    "maximum",
+    "minimum-interval",
+    "audit",
+    "short-history",
+    "trajectory-average",
+    "fixed-threshold",
+]
+Verdict = Literal["continue", "label", "budget"]
+
+
+def _no_errors() -> np.ndarray:
+    return np.empty(0)
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryState:
+    """What the decision remembers of one trajectory.
+
+    Attributes
+    ----------
+    trajectory : str
+        Name of the trajectory.
+    errors : ndarray, shape (at most the window,)
+        Errors of the last steps in eV/Angstrom, oldest first; one entry per step, which
+        is the error of the model that finally drove it.
+    last_step : int or None
+        The step observed last.
+    last_label_step : int or None
+        The step for which a label was requested last.
+    last_refit_step : int or None
+        The last step before the latest refit; None before the first step.
+    model_version : int
+        The model version of the last refit or observation.
+    steps, requests : int
+        Steps observed and labels requested so far.
+    """
+
+    trajectory: str
+    errors: np.ndarray = field(default_factory=_no_errors)
+    last_step: int | None = None
+    last_label_step: int | None = None
+    last_refit_step: int | None = None
+    model_version: int = 0
+    steps: int = 0
+    requests: int = 0
+
+    @property
+    def mean_error(self) -> float | None:
+        """Average error over the window (eV/Angstrom); None before the first step."""
+        return float(self.errors.sum()) / len(self.errors) if len(self.errors) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the state as plain numbers and lists, exactly, for the record."""
+        return {**self.__dict__, "errors": self.errors.tolist()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "TrajectoryState":
+        """Return the state that `as_dict` wrote."""
+        return cls(**{**content, "errors": np.array(content["errors"], dtype=float)})
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One step of a trajectory as the decision sees it.
+
+    Attributes
+    ----------
+    step : int
+        Sequence number of the step within its trajectory; never decreases.
+    error : float
+        The Bayesian error of the step, max_i sigma_i, in eV/Angstrom.
+    model_version : int
+        The model that gave it.
+    labels_taken : int
+        Labels that the whole run has requested so far, to compare with the budget.
+    """
+
+    step: int
+    error: float
+    model_version: int
+    labels_taken: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict on one step, and all that led to it.
+
+    Attributes
+    ----------
+    verdict : str
+        "label", "continue", or "budget" where a label is wanted and none is left.
+    rule : str
+        The rule that decided.
+    value : float
+        The error of the step (eV/Angstrom).
+    threshold : float or None
+        What the value was compared with (eV/Angstrom), if the rule compares.
+    mean : float or None
+        Average over the window, the step itself excluded (eV/Angstrom).
+    count : int
+        Number of errors in that average.
+    """
+
+    trajectory: str
+    step: int
+    model_version: int
+    verdict: Verdict
+    rule: Rule
+    value: float
+    threshold: float | None
+    mean: float | None
+    count: int
+
+    @property
+    def label(self) -> bool:
+        """Whether a label is to be requested."""
+        return self.verdict == "label"
+
+
+def decide(
+    state: TrajectoryState, observation: Observation, settings: TrainingSection
+) -> tuple[TrajectoryState, Decision]:
+    """Decide on one step and return the trajectory's next state.
+
+    Parameters
+    ----------
+    state : TrajectoryState
+    observation : Observation
+    settings : TrainingSection
+        Rule, thresholds (eV/Angstrom), window and intervals (steps), budget (labels).
+
+    Returns
+    -------
+    TrajectoryState, Decision
+
+    Raises
+    ------
+    ValueError
+        If the error is not finite and >= 0, or the step lies before the last one.
+    """
+    step, error = observation.step, observation.error
+    if not (isfinite(error) and error >= 0):
+        raise ValueError(f"step {step}: the error is {error}, expected a finite number >= 0")
+    if state.last_step is not None and step < state.last_step:
+        raise ValueError(f"step {step} comes after step {state.last_step}")
+    again = step == state.last_step
+    history = state.errors[:-1] if again else state.errors
+    history = history[-settings.window :]
+    count = len(history)
+    mean = float(history.sum()) / count if count else None
+
+    rule, threshold, wanted = _first_match(state, observation, settings, mean, count)
+    verdict: Verdict = "continue"
+    if wanted:
+        verdict = "label" if observation.labels_taken < settings.budget else "budget"
+    decision = Decision(
+        state.trajectory,
+        step,
+        observation.model_version,
+        verdict,
+        rule,
+        error,
+        threshold,
+        mean,
+        count,
+    )
+    errors = np.append(history, error)[-settings.window :]
+    return _advance(state, decision, errors, again), decision
+
+
+def _first_match(
+    state: TrajectoryState,
+    observation: Observation,
+    settings: TrainingSection,
+    mean: float | None,
+    count: int,
+) -> tuple[Rule, float | None, bool]:
+    """Return the first rule that matches, its threshold, and whether it wants a label."""
+    step, error = observation.step, observation.error
+    if step == state.last_label_step:
+        return "already-labelled", None, False
+    if settings.maximum is not None and error > settings.maximum:
+        return "maximum", settings.maximum, True
+    for earlier in (state.last_refit_step, state.last_label_step):
+        if earlier is not None and step - earlier < settings.minimum_interval:
+            return "minimum-interval", None, False
+    if is_audit_step(settings, state.trajectory, step):
+        return "audit", None, True
+    if settings.rule == "fixed-threshold":
+        return "fixed-threshold", settings.threshold, error > (settings.threshold or 0.0)
+    if mean is None or count < settings.minimum_interval:
+        return "short-history", None, False
+    threshold = settings.factor * mean
+    return "trajectory-average", threshold, error > threshold
+
+
+def is_audit_step(settings: TrainingSection, trajectory: str, step: int) -> bool:
+    """Whether a step is labelled whatever its error, the same at every replay.
+
+    A hash of (seed, trajectory, step) stands for a random number in [0, 1), so that on
+    average one step in `audit_interval` is chosen, and no state is needed.
+    """
+    if settings.audit_interval == 0:
+        return False
+    key = f"{settings.seed}/{step}/{trajectory}".encode()
+    number = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+    return number * settings.audit_interval < 2**64
+
+
+def refitted(state: TrajectoryState, model_version: int) -> TrajectoryState:
+    """Return the state after a refit: the interval to the next label starts here.
+
+    The errors of older models stay in the window, as in the published rule.
+    """
+    return replace(state, last_refit_step=state.last_step, model_version=model_version)
+
+
+def _advance(
+    state: TrajectoryState, decision: Decision, errors: np.ndarray, again: bool
+) -> TrajectoryState:
+    errors.setflags(write=False)
+    return TrajectoryState(
+        trajectory=state.trajectory,
+        errors=errors,
+        last_step=decision.step,
+        last_label_step=decision.step if decision.label else state.last_label_step,
+        last_refit_step=state.last_refit_step,
+        model_version=decision.model_version,
+        steps=state.steps if again else state.steps + 1,
+        requests=state.requests + decision.label,
+    )

@@ -1,0 +1,190 @@
+"""The decision: which steps of a trajectory are labelled."""
+
+import json
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anharm.configuration import TrainingSection
+from anharm.server.decision import (
+    Decision,
+    Observation,
+    TrajectoryState,
+    decide,
+    is_audit_step,
+    refitted,
+)
+
+errors_of_a_trajectory = st.lists(
+    st.floats(min_value=1e-6, max_value=10, allow_subnormal=False), min_size=1, max_size=80
+)
+
+
+def settings(**changes: Any) -> TrainingSection:
+    return TrainingSection(**{"window": 20, "minimum_interval": 5, **changes})
+
+
+def replay(
+    errors: list[float], training: TrainingSection, refit: bool = True
+) -> tuple[TrajectoryState, list[Decision]]:
+    """Drive a trajectory through the decision, refitting after every label."""
+    state, decisions, taken = TrajectoryState("a"), [], 0
+    for step, error in enumerate(errors):
+        state, decision = decide(state, Observation(step, error, taken, taken), training)
+        decisions.append(decision)
+        if decision.label:
+            taken += 1
+            if refit:
+                state = refitted(state, taken)
+    return state, decisions
+
+
+def labelled(decisions: list[Decision]) -> list[int]:
+    return [decision.step for decision in decisions if decision.label]
+
+
+def test_an_error_above_three_times_the_average_is_labelled() -> None:
+    _, decisions = replay([0.01] * 10 + [0.029, 0.036], settings())
+    assert labelled(decisions) == [11]
+    last = decisions[-1]
+    assert last.rule == "trajectory-average" and last.value == 0.036 and last.count == 11
+    assert last.threshold == pytest.approx(3 * (0.1 + 0.029) / 11)
+
+
+def test_no_average_is_trusted_before_it_holds_enough_errors() -> None:
+    _, decisions = replay([0.01, 1.0, 0.01, 0.01, 0.01, 5.0], settings())
+    assert [decision.rule for decision in decisions[:5]] == ["short-history"] * 5
+    assert labelled(decisions) == [5]
+
+
+def test_the_absolute_maximum_always_labels() -> None:
+    _, decisions = replay([0.01, 0.5, 0.01, 0.5], settings(maximum=0.1))
+    assert labelled(decisions) == [1, 3]
+    assert {d.rule for d in decisions if d.label} == {"maximum"}
+
+
+def test_a_fixed_threshold_ignores_the_history() -> None:
+    training = settings(rule="fixed-threshold", threshold=0.1)
+    _, decisions = replay([1.0] * 3 + [0.2, 0.09, 0.1, 0.2], training)
+    assert labelled(decisions) == [0, 6]
+
+
+def test_a_labelled_step_evaluated_again_is_not_labelled_again() -> None:
+    training = settings(maximum=0.1)
+    state, first = decide(TrajectoryState("a"), Observation(7, 0.5, 0), training)
+    state = refitted(state, 1)
+    state, second = decide(state, Observation(7, 0.3, 1), training)
+    assert first.label and second.rule == "already-labelled" and not second.label
+    assert state.errors.tolist() == [0.3] and state.steps == 1
+
+
+def test_a_request_starts_the_interval_even_before_its_refit() -> None:
+    _, decisions = replay([0.01] * 6 + [1.0] * 6, settings(factor=1.5), refit=False)
+    assert labelled(decisions) == [6, 11]
+
+
+def test_a_spent_budget_is_said_and_takes_no_label() -> None:
+    training = settings(maximum=0.1, budget=4)
+    state, decision = decide(TrajectoryState("a"), Observation(0, 0.5, 0, 4), training)
+    assert decision.verdict == "budget" and decision.rule == "maximum" and not decision.label
+    assert state.requests == 0
+
+
+def test_only_the_last_errors_count() -> None:
+    state, _ = replay([float(n) for n in range(1, 51)], settings(factor=1000))
+    assert state.errors.tolist() == [float(n) for n in range(31, 51)]
+    assert state.mean_error == 40.5
+
+
+def test_the_window_keeps_the_errors_of_older_models() -> None:
+    state, _ = replay([0.02] * 10, settings())
+    assert refitted(state, 3).errors.tolist() == [0.02] * 10
+    assert refitted(state, 3).model_version == 3
+
+
+@pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1])
+def test_an_error_that_is_no_error_is_refused(error: float) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        decide(TrajectoryState("a"), Observation(0, error, 0), settings())
+
+
+def test_steps_never_go_back() -> None:
+    state, _ = replay([0.1] * 3, settings())
+    with pytest.raises(ValueError, match="step 1 comes after step 2"):
+        decide(state, Observation(1, 0.1, 0), settings())
+
+
+def test_audits_come_once_per_interval_on_average_and_the_same_in_every_replay() -> None:
+    training = settings(audit_interval=50)
+    steps = [n for n in range(50_000) if is_audit_step(training, "a", n)]
+    assert abs(len(steps) - 1000) < 5 * np.sqrt(1000)
+    assert steps == [n for n in range(50_000) if is_audit_step(training, "a", n)]
+    other = settings(audit_interval=50, seed=1)
+    assert steps != [n for n in range(50_000) if is_audit_step(other, "a", n)]
+    assert not any(is_audit_step(settings(), "a", n) for n in range(1000))
+
+
+def test_an_audit_is_recorded_as_one() -> None:
+    _, decisions = replay([0.01] * 200, settings(audit_interval=20))
+    assert labelled(decisions)
+    assert {d.rule for d in decisions if d.label} == {"audit"}
+
+
+@given(errors=errors_of_a_trajectory, audit=st.sampled_from([0, 3, 10]))
+def test_labels_keep_their_distance_unless_the_maximum_is_exceeded(
+    errors: list[float], audit: int
+) -> None:
+    _, decisions = replay(errors, settings(factor=1.1, maximum=5.0, audit_interval=audit))
+    labels = [d for d in decisions if d.label]
+    for earlier, later in pairwise(labels):
+        assert later.step - earlier.step >= 5 or later.rule == "maximum"
+    assert all(d.label for d in decisions if d.value > 5.0)
+
+
+@given(errors=errors_of_a_trajectory, exponent=st.integers(-10, 10))
+def test_the_relative_rule_does_not_depend_on_the_scale_of_errors(
+    errors: list[float], exponent: int
+) -> None:
+    # Powers of two scale floating-point numbers exactly.
+    scaled = [error * 2.0**exponent for error in errors]
+    _, first = replay(errors, settings(factor=1.5))
+    _, second = replay(scaled, settings(factor=1.5))
+    assert [d.verdict for d in first] == [d.verdict for d in second]
+
+
+@given(errors=errors_of_a_trajectory, cut=st.integers(0, 80))
+def test_a_state_stored_and_read_again_decides_the_same(errors: list[float], cut: int) -> None:
+    training = settings(factor=1.3, maximum=8.0)
+    state, _ = replay(errors[:cut], training)
+    stored = TrajectoryState.from_dict(json.loads(json.dumps(state.as_dict())))
+    assert stored.as_dict() == state.as_dict()
+    step = len(errors)
+    observation = Observation(step, errors[-1], 1)
+    assert decide(stored, observation, training)[1] == decide(state, observation, training)[1]
+
+
+@given(errors=errors_of_a_trajectory)
+def test_deciding_leaves_the_state_as_it_was(errors: list[float]) -> None:
+    state, _ = replay(errors, settings())
+    before = state.as_dict()
+    first = decide(state, Observation(100, 0.3, 0), settings())
+    second = decide(state, Observation(100, 0.3, 0), settings())
+    assert state.as_dict() == before
+    assert first[1] == second[1] and first[0].as_dict() == second[0].as_dict()
+
+
+def test_a_decision_costs_next_to_nothing() -> None:
+    training = TrainingSection(audit_interval=1000)
+    state, _ = replay([0.01] * 1000, training)
+    best = np.inf
+    for _ in range(20):
+        start = time.perf_counter()
+        for step in range(1000, 1100):
+            decide(state, Observation(step, 0.01, 0), training)
+        best = min(best, (time.perf_counter() - start) / 100)
+    assert best < 100e-6, f"{best * 1e6:.1f} microseconds"  # about 6 on an idle core
