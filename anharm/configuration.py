@@ -59,9 +59,9 @@ class RunConfiguration(Section):
 
     crystal: CrystalSection = Field(description="a table with the ideal crystal")
     expansion: ExpansionSection = Field(description="a table with the cutoffs")
-    engine: EngineSection | None = Field(None, description="a table")
+    engine: EngineSection | None = Field(default=None, description="a table")
     training: TrainingSection = Field(default=EMPTY_TABLE, description="a table")
-    reference: ReferenceSection | None = Field(None, description="a table")
+    reference: ReferenceSection | None = Field(default=None, description="a table")
     run: RunSection = Field(default=EMPTY_TABLE, description="a table")
 
     _path: Path = PrivateAttr(default=Path("run.toml"))

@@ -167,10 +167,10 @@ class CrystalSection(Section):
         examples=["[2, 2, 2]"],
     )
     symmetry_tolerance: float = Field(
-        1e-3, gt=0, le=1, description="a length above 0 and up to 1 Angstrom"
+        default=1e-3, gt=0, le=1, description="a length above 0 and up to 1 Angstrom"
     )
     maximum_displacement: float | None = Field(
-        None, gt=0, le=10, description="a length above 0 and up to 10 Angstrom"
+        default=None, gt=0, le=10, description="a length above 0 and up to 10 Angstrom"
     )
 
 
@@ -229,46 +229,56 @@ class EngineSection(Section):
         description="the path of the i-PI input file (XML)", examples=['"input.xml"']
     )
     forcefield: str | None = Field(
-        None, min_length=1, description="the name of the <ffsocket> that anharm serves"
+        default=None, min_length=1, description="the name of the <ffsocket> that anharm serves"
     )
-    command: CommandLine = Field("i-pi", description="the command that starts i-PI")
+    command: CommandLine = Field(default="i-pi", description="the command that starts i-PI")
 
 
 class TrainingSection(Section):
     """When a configuration is sent to the reference, and when training has converged."""
 
     initial_configurations: int = Field(
-        4, ge=1, le=10_000, description="a number of configurations from 1 to 10000"
+        default=4, ge=1, le=10_000, description="a number of configurations from 1 to 10000"
     )
     initial_displacement: float = Field(
-        0.03, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
+        default=0.03, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="an integer of at least 0")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="an integer of at least 0")
     rule: Literal["trajectory-average", "fixed-threshold"] = Field(
-        "trajectory-average", description='"trajectory-average" or "fixed-threshold"'
+        default="trajectory-average", description='"trajectory-average" or "fixed-threshold"'
     )
     factor: float = Field(
-        3.0,
+        default=3.0,
         gt=1,
         le=1000,
         description="a number above 1 and up to 1000 (a label is taken where the error exceeds "
         "this many times its average)",
     )
-    window: int = Field(1000, ge=1, le=100_000, description="a number of steps from 1 to 100000")
+    window: int = Field(
+        default=1000, ge=1, le=100_000, description="a number of steps from 1 to 100000"
+    )
     minimum_interval: int = Field(
-        10, ge=0, le=100_000, description="a number of steps from 0 to 100000"
+        default=10, ge=0, le=100_000, description="a number of steps from 0 to 100000"
     )
-    maximum: float | None = Field(None, gt=0, le=1000, description="a force error above 0 eV/A")
-    threshold: float | None = Field(None, gt=0, le=1000, description="a force error above 0 eV/A")
+    maximum: float | None = Field(
+        default=None, gt=0, le=1000, description="a force error above 0 eV/A"
+    )
+    threshold: float | None = Field(
+        default=None, gt=0, le=1000, description="a force error above 0 eV/A"
+    )
     audit_interval: int = Field(
-        0, ge=0, description="a number of steps between audits, or 0 for none"
+        default=0, ge=0, description="a number of steps between audits, or 0 for none"
     )
-    budget: int = Field(100, ge=1, le=1_000_000, description="a number of labels from 1 to 1000000")
+    budget: int = Field(
+        default=100, ge=1, le=1_000_000, description="a number of labels from 1 to 1000000"
+    )
     convergence_tolerance: float = Field(
-        0.05, gt=0, lt=1, description="a relative change between 0 and 1"
+        default=0.05, gt=0, lt=1, description="a relative change between 0 and 1"
     )
-    convergence_refits: int = Field(3, ge=2, le=1000, description="a number of refits, 2 to 1000")
-    quiet_steps: int = Field(1000, ge=1, description="a number of steps of at least 1")
+    convergence_refits: int = Field(
+        default=3, ge=2, le=1000, description="a number of refits, 2 to 1000"
+    )
+    quiet_steps: int = Field(default=1000, ge=1, description="a number of steps of at least 1")
 
     @field_validator("minimum_interval")
     @classmethod
@@ -330,26 +340,32 @@ class ReferenceSection(Section):
     """Where labels (energies, forces, virials) come from."""
 
     address: Annotated[str, BeforeValidator(_reference_address), AfterValidator(_check_address)] = (
-        Field(FILLED_IN, description="`unix:NAME` or `tcp://HOST:PORT`")
+        Field(default=FILLED_IN, description="`unix:NAME` or `tcp://HOST:PORT`")
     )
     calculator: CalculatorSection | None = Field(
-        None, description="a table with the name and the parameters of an ASE calculator"
+        default=None, description="a table with the name and the parameters of an ASE calculator"
     )
     command: Annotated[tuple[CommandLine, ...], BeforeValidator(_command_lines)] = Field(
-        (), description="a command line, or a list of command lines"
+        default=(), description="a command line, or a list of command lines"
     )
-    clients: int = Field(1, ge=1, le=10_000, description="a number of clients from 1 to 10000")
-    input: ExistingFile | None = Field(None, description="the path of the DFT code's input file")
+    clients: int = Field(
+        default=1, ge=1, le=10_000, description="a number of clients from 1 to 10000"
+    )
+    input: ExistingFile | None = Field(
+        default=None, description="the path of the DFT code's input file"
+    )
     input_format: str | None = Field(
-        None, min_length=1, description="the ASE name of that format, such as espresso-in"
+        default=None, min_length=1, description="the ASE name of that format, such as espresso-in"
     )
     files: Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)] = Field(
-        (), description="a list of paths of existing files"
+        default=(), description="a list of paths of existing files"
     )
-    first_geometry: bool = Field(False, description="true or false")
-    time_limit: float = Field(3600.0, gt=0, le=1e8, description="a time in seconds above 0")
-    connection_limit: float = Field(60.0, gt=0, le=1e8, description="a time in seconds above 0")
-    attempts: int = Field(3, ge=1, le=100, description="a number of attempts from 1 to 100")
+    first_geometry: bool = Field(default=False, description="true or false")
+    time_limit: float = Field(default=3600.0, gt=0, le=1e8, description="a time in seconds above 0")
+    connection_limit: float = Field(
+        default=60.0, gt=0, le=1e8, description="a time in seconds above 0"
+    )
+    attempts: int = Field(default=3, ge=1, le=100, description="a number of attempts from 1 to 100")
 
     @field_validator("command")
     @classmethod
@@ -386,16 +402,18 @@ class RunSection(Section):
     """Where the run keeps its record and how its processes work together."""
 
     directory: Annotated[AbsolutePath, BeforeValidator(_run_directory)] = Field(
-        FILLED_IN, description="the path of the run's directory"
+        default=FILLED_IN, description="the path of the run's directory"
     )
     mode: Literal["synchronous", "asynchronous"] = Field(
-        "synchronous", description='"synchronous" or "asynchronous"'
+        default="synchronous", description='"synchronous" or "asynchronous"'
     )
     broker: Annotated[str, AfterValidator(_check_endpoint)] | None = Field(
-        None, description="a ZeroMQ endpoint such as tcp://127.0.0.1:5555"
+        default=None, description="a ZeroMQ endpoint such as tcp://127.0.0.1:5555"
     )
-    connection_limit: float = Field(60.0, gt=0, le=1e8, description="a time in seconds above 0")
-    stop_when_converged: bool = Field(False, description="true or false")
+    connection_limit: float = Field(
+        default=60.0, gt=0, le=1e8, description="a time in seconds above 0"
+    )
+    stop_when_converged: bool = Field(default=False, description="true or false")
 
     @property
     def broker_endpoint(self) -> str:
