@@ -1,0 +1,259 @@
+"""The expansion of the energy in displacements: clusters, symmetry, sum rules, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import block_diag, coo_array, csr_array
+
+from anharm.errors import ModelError
+from anharm.model.clusters import ClusterOrbit, encode, find_orbits, neighbours
+from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
+from anharm.model.program import MonomialTable
+from anharm.model.sum_rules import null_space, sum_rule_matrix
+from anharm.model.symmetric_tensors import energy_coefficients, exponents, symmetric_powers
+from anharm.model.symmetry import SpaceGroup, find_space_group
+from anharm.model.symmetry_basis import SymmetryBasis, build_symmetry_basis
+
+Cutoffs = Mapping[int, float | Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The energy of a crystal as a polynomial in displacements, linear in its parameters.
+
+    Parameters theta of all orders are listed one order after the other. The coefficient of
+    monomial t in the energy per cell is (`monomial_weights` @ `constraint_basis` @ theta)[t].
+    The basis is orthonormal, order by order, in the norm of the force-constant tensors of one
+    representative per orbit.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        Idealised reference crystal.
+    space_group : str
+        International symbol.
+    cutoffs : dict
+        Order -> {number of bodies: cutoff in Angstrom}.
+    parameters_per_order, unconstrained_per_order : dict
+        Number of parameters with and without the translational sum rules.
+    bodies : (n_bodies, 4) int
+        Atoms (cell, cell, cell, site) that occur in clusters anchored in the home cell.
+    monomials : MonomialTable
+        All monomials of one primitive cell.
+    monomial_weights : (n_terms, n_unconstrained) sparse float
+        Monomial coefficients of each symmetry-allowed parameter.
+    constraint_basis : (n_unconstrained, n_parameters) sparse float
+        Orthonormal solutions of the translational sum rules.
+    """
+
+    crystal: Crystal
+    space_group: str
+    cutoffs: dict[int, dict[int, float]]
+    parameters_per_order: dict[int, int]
+    unconstrained_per_order: dict[int, int]
+    bodies: IntArray
+    monomials: MonomialTable
+    monomial_weights: csr_array
+    constraint_basis: csr_array
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of irreducible parameters."""
+        return int(self.constraint_basis.shape[1])
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Orders of the expansion, ascending."""
+        return tuple(sorted(self.cutoffs))
+
+    @cached_property
+    def parameter_orders(self) -> IntArray:
+        """(n_parameters,) the order that each parameter belongs to."""
+        counts = [self.parameters_per_order[order] for order in self.orders]
+        return np.repeat(np.array(self.orders, dtype=np.int64), counts)
+
+    def body_atoms(self, supercell: Supercell) -> IntArray:
+        """(n_bodies, n_cells) supercell atom that each body is, for clusters of every cell."""
+        cells = supercell.cells[None] + self.bodies[:, None, :3]
+        return self.bodies[:, 3:] * supercell.n_cells + supercell.cell_index(cells)
+
+    def check_supercell(self, supercell: Supercell) -> None:
+        """Refuse a supercell in which a cluster would meet its own periodic image.
+
+        Raises
+        ------
+        ModelError
+            Naming the largest cutoff that fits.
+        """
+        largest = max(max(by_bodies.values()) for by_bodies in self.cutoffs.values())
+        if largest > supercell.half_width:
+            order = next(
+                n for n, by_bodies in self.cutoffs.items() if max(by_bodies.values()) == largest
+            )
+            raise ModelError(
+                f"expansion.cutoffs: the cutoff {largest:g} Angstrom of order {order} reaches "
+                "around the supercell; the largest cutoff that fits into this supercell is "
+                f"{np.floor(supercell.half_width * 1000) / 1000:g} Angstrom "
+                "(or enlarge crystal.supercell)"
+            )
+
+
+def normalise_cutoffs(cutoffs: Cutoffs) -> dict[int, dict[int, float]]:
+    """Spell out the cutoff for every number of bodies of every order.
+
+    A number means the same cutoff for all bodies. In a table, a number of bodies that is not
+    listed takes the value of the next smaller one that is.
+
+    Raises
+    ------
+    ModelError
+        For orders outside 2..6, non-positive cutoffs, or cutoffs that grow with the bodies.
+    """
+    if not cutoffs:
+        raise ModelError("expansion.cutoffs is empty; give at least order 2, e.g. { 2 = 5.0 }")
+    result: dict[int, dict[int, float]] = {}
+    for order in sorted(cutoffs):
+        value = cutoffs[order]
+        if not 2 <= order <= 6:
+            raise ModelError(f"expansion.cutoffs: order {order} is outside the orders 2 to 6")
+        table = dict(value) if isinstance(value, Mapping) else {2: float(value)}
+        if not table or min(table) > 2 or max(table) > order or min(table) < 2:
+            raise ModelError(
+                f"expansion.cutoffs: order {order} must list cutoffs for 2 up to at most "
+                f"{order} bodies, beginning with 2; got bodies {sorted(table)}"
+            )
+        by_bodies = {}
+        for n_bodies in range(2, order + 1):
+            by_bodies[n_bodies] = float(table.get(n_bodies, by_bodies.get(n_bodies - 1, 0.0)))
+        values = list(by_bodies.values())
+        if values[0] <= 0 or min(values) < 0 or not np.isfinite(values).all():
+            raise ModelError(
+                f"expansion.cutoffs: order {order} has the cutoffs {values} Angstrom; cutoffs "
+                "must be positive"
+            )
+        if any(b > a for a, b in zip(values, values[1:], strict=False)):
+            raise ModelError(
+                f"expansion.cutoffs: order {order} has cutoffs {values} Angstrom that grow with "
+                "the number of bodies; they must not"
+            )
+        result[order] = by_bodies
+    return result
+
+
+def build_expansion(
+    crystal: Crystal, cutoffs: Cutoffs, symmetry_tolerance: float = 1e-3
+) -> Expansion:
+    """Enumerate clusters, impose symmetry and sum rules, and number the parameters.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        Reference crystal; a primitive cell is fastest, any cell gives the same expansion.
+    cutoffs : mapping
+        Order -> cutoff in Angstrom, or -> {number of bodies: cutoff}. A cluster belongs when its
+        largest pair distance is strictly below the cutoff.
+    symmetry_tolerance : float
+        Distance within which symmetry is recognised, Angstrom.
+
+    Raises
+    ------
+    ModelError
+        For cutoffs or crystals that cannot be used.
+    """
+    by_order = normalise_cutoffs(cutoffs)
+    ideal, group = find_space_group(crystal, symmetry_tolerance)
+    orbits = _orbits_by_bodies(ideal, group, by_order)
+    powers = symmetric_powers(group.cartesian_rotations, max(by_order))
+    bases, solutions = [], []
+    for order, by_bodies in by_order.items():
+        chosen = [
+            orbit
+            for n_bodies in range(1, order + 1)
+            for orbit in orbits.get(n_bodies, [])
+            if n_bodies == 1 or orbit.diameter < by_bodies[n_bodies]
+        ]
+        basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
+        around = neighbours(ideal, by_bodies[2])
+        bases.append(basis)
+        solutions.append(null_space(sum_rule_matrix(basis, chosen, around, ideal.n_sites)))
+    bodies, table, weights = _monomials(ideal, bases)
+    return Expansion(
+        crystal=ideal,
+        space_group=group.symbol,
+        cutoffs=by_order,
+        parameters_per_order={b.order: int(s.shape[1]) for b, s in zip(bases, solutions)},  # noqa: B905
+        unconstrained_per_order={b.order: b.n_parameters for b in bases},
+        bodies=bodies,
+        monomials=table,
+        monomial_weights=weights,
+        constraint_basis=csr_array(block_diag(solutions, format="csr")),
+    )
+
+
+def _orbits_by_bodies(
+    crystal: Crystal, group: SpaceGroup, by_order: dict[int, dict[int, float]]
+) -> dict[int, list[ClusterOrbit]]:
+    """Orbits of each number of distinct atoms, within the largest cutoff any order needs."""
+    orbits = {1: find_orbits(crystal, group, 1, 1.0)}
+    for n_bodies in range(2, max(by_order) + 1):
+        cutoff = max(c[n_bodies] for order, c in by_order.items() if order >= n_bodies)
+        orbits[n_bodies] = find_orbits(crystal, group, n_bodies, cutoff) if cutoff else []
+    return orbits
+
+
+def _monomials(
+    crystal: Crystal, bases: list[SymmetryBasis]
+) -> tuple[IntArray, MonomialTable, csr_array]:
+    """Number the bodies and list every monomial with its weights."""
+    bodies = _distinct_bodies(crystal, bases)
+    codes = encode(bodies, crystal.n_sites)
+    width = max(basis.order for basis in bases)
+    variables, orders, rows, columns, values = [], [], [], [], []
+    n_terms = n_columns = 0
+    for basis in bases:
+        for cluster in basis.clusters.values():
+            numbers = np.searchsorted(codes, encode(cluster.bodies, crystal.n_sites))
+            used = np.flatnonzero(np.diff(cluster.tensors.indptr))
+            factors = _factors(exponents(cluster.multiplicities)[used], numbers, width)
+            scale = energy_coefficients(cluster.multiplicities)[used]
+            part = coo_array(cluster.tensors[used])
+            variables.append(factors)
+            orders.append(np.full(len(used), basis.order))
+            rows.append(part.row + n_terms)
+            columns.append(part.col + cluster.columns.start + n_columns)
+            values.append(part.data * scale[part.row])
+            n_terms += len(used)
+        n_columns += basis.n_parameters
+    positions = bodies[:, :3] + crystal.fractional_positions[bodies[:, 3]]
+    table = MonomialTable(
+        np.concatenate(variables), np.concatenate(orders), positions @ crystal.lattice
+    )
+    weights = csr_array(
+        (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
+        shape=(n_terms, n_columns),
+    )
+    return bodies, table, weights
+
+
+def _distinct_bodies(crystal: Crystal, bases: list[SymmetryBasis]) -> IntArray:
+    """(n_bodies, 4) atoms of all clusters, in the order of atoms."""
+    stacked = np.concatenate([c.bodies for basis in bases for c in basis.clusters.values()])
+    _, first = np.unique(encode(stacked, crystal.n_sites), return_index=True)
+    found: IntArray = stacked[first]
+    return found
+
+
+def _factors(alpha: IntArray, body_numbers: IntArray, width: int) -> IntArray:
+    """Variables of each monomial, ascending, padded with -1, from (n, k, 3) exponents."""
+    n_terms = len(alpha)
+    flat = alpha.reshape(n_terms, -1)
+    names = (body_numbers[:, None] * 3 + np.arange(3)).ravel()
+    repeated = np.repeat(np.broadcast_to(names, flat.shape).ravel(), flat.ravel())
+    order = int(flat[0].sum()) if n_terms else width
+    factors = np.full((n_terms, width), -1, dtype=np.int64)
+    factors[:, :order] = np.sort(repeated.reshape(n_terms, order), axis=1)
+    return factors

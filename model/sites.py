@@ -1,0 +1,211 @@
+"""Which atom of a configuration sits on which site, and how far it has moved from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+from scipy.spatial import cKDTree
+
+from anharm.errors import ModelError
+from anharm.model.crystal import FloatArray, IntArray, Supercell
+
+
+@dataclass(frozen=True)
+class SiteAssignment:
+    """A one-to-one map from a user's atom order to the sites of a supercell.
+
+    Parameters
+    ----------
+    supercell : Supercell
+        The ideal supercell.
+    sites : (n_atoms,) int
+        `sites[i]` is the supercell atom (site, cell) that the user's atom i occupies.
+    maximum_displacement : float
+        Atoms further than this from their site (after the mean displacement is removed) are
+        an error, Angstrom.
+    """
+
+    supercell: Supercell
+    sites: IntArray
+    maximum_displacement: float
+
+    def displacements(self, positions: FloatArray) -> FloatArray:
+        """Displacements in the supercell's own order, without their mean.
+
+        Parameters
+        ----------
+        positions : (..., n_atoms, 3) float
+            Positions in the user's order, Angstrom, wrapped or not.
+
+        Returns
+        -------
+        (..., n_atoms, 3) float
+            Minimum-image displacements from the ideal sites, Angstrom, mean zero.
+
+        Raises
+        ------
+        ModelError
+            If the number of atoms differs, a position is not finite, or an atom left its site.
+        """
+        supercell = self.supercell
+        positions = np.asarray(positions, dtype=float)
+        if positions.shape[-2:] != (supercell.n_atoms, 3):
+            raise ModelError(
+                f"a configuration of {positions.shape[-2]} atoms was given to a model whose "
+                f"supercell has {supercell.n_atoms}"
+            )
+        if not np.isfinite(positions).all():
+            atom = int(np.argwhere(~np.isfinite(positions))[0][-2])
+            raise ModelError(f"the position of atom {atom} is not a finite number")
+        raw = positions - supercell.positions[self.sites]
+        moved = _nearest_image(raw, supercell.lattice)
+        moved -= moved.mean(axis=-2, keepdims=True)
+        self._check(moved)
+        displacements = np.empty_like(moved)
+        displacements[..., self.sites, :] = moved
+        return displacements
+
+    def to_user_order(self, per_atom: FloatArray) -> FloatArray:
+        """Bring (..., n_atoms, 3) values from the supercell's order into the user's."""
+        return per_atom[..., self.sites, :]
+
+    def _check(self, moved: FloatArray) -> None:
+        square = np.einsum("...i,...i->...", moved, moved)
+        if square.max() > self.maximum_displacement**2:
+            index = np.unravel_index(np.argmax(square), square.shape)
+            atom, site = int(index[-1]), int(self.sites[index[-1]])
+            symbol = chemical_symbols[int(self.supercell.numbers[site])]
+            raise ModelError(
+                f"atom {atom} ({symbol}) is {np.sqrt(square[index]):.3f} Angstrom from its site, "
+                f"more than the allowed {self.maximum_displacement:.3f} Angstrom "
+                "(crystal.maximum_displacement): the crystal has left the region that an "
+                "expansion about its sites can describe"
+            )
+
+
+def _nearest_image(vectors: FloatArray, lattice: FloatArray) -> FloatArray:
+    """Shift by lattice vectors towards the shortest image (exact for short vectors)."""
+    fractional = vectors @ np.linalg.inv(lattice)
+    fractional -= np.round(fractional)
+    return fractional @ lattice
+
+
+def default_maximum_displacement(supercell: Supercell) -> float:
+    """Half the nearest-neighbour distance of the ideal crystal, Angstrom."""
+    crystal = supercell.crystal
+    shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    images = crystal.positions[None] + (shifts @ crystal.lattice)[:, None]
+    vectors = images[:, None] - crystal.positions[None, :, None]
+    distances = np.linalg.norm(vectors, axis=-1).ravel()
+    return float(0.5 * distances[distances > 1e-6].min())
+
+
+def assign_sites(
+    supercell: Supercell,
+    positions: FloatArray,
+    numbers: IntArray | None = None,
+    maximum_displacement: float | None = None,
+) -> SiteAssignment:
+    """Find the site of every atom, for any order of the atoms and any common shift.
+
+    Parameters
+    ----------
+    supercell : Supercell
+        The ideal supercell.
+    positions : (n_atoms, 3) float
+        Positions in the user's order, Angstrom.
+    numbers : (n_atoms,) int, optional
+        Atomic numbers in the user's order; without them, positions alone decide.
+    maximum_displacement : float, optional
+        Angstrom; half the nearest-neighbour distance by default.
+
+    Raises
+    ------
+    ModelError
+        If counts or species differ, or no one-to-one assignment within the limit exists.
+    """
+    limit = maximum_displacement or default_maximum_displacement(supercell)
+    if len(positions) != supercell.n_atoms:
+        raise ModelError(
+            f"a configuration of {len(positions)} atoms was given to a model whose supercell "
+            f"has {supercell.n_atoms}"
+        )
+    if not np.isfinite(positions).all():
+        atom = int(np.argwhere(~np.isfinite(positions))[0][0])
+        raise ModelError(f"the position of atom {atom} is not a finite number")
+    if numbers is not None:
+        _check_composition(supercell.numbers, numbers)
+    problem = ""
+    for shift in _candidate_shifts(supercell, positions):
+        sites, distances = _nearest_sites(supercell, positions - shift)
+        problem = problem or _describe_mismatch(supercell, sites, distances, numbers, limit)
+        if not _describe_mismatch(supercell, sites, distances, numbers, limit):
+            return SiteAssignment(supercell, sites, limit)
+    raise ModelError(problem)
+
+
+def _candidate_shifts(supercell: Supercell, positions: FloatArray) -> FloatArray:
+    """No shift first, then those that put the first atom on each site of the crystal."""
+    crystal = supercell.crystal
+    onto_sites = _nearest_image(positions[0] - crystal.positions, crystal.lattice)
+    mean_residuals = []
+    for shift in np.vstack([np.zeros((1, 3)), onto_sites]):
+        fractional = (positions - shift) @ np.linalg.inv(crystal.lattice)
+        residual = fractional[:, None] - crystal.fractional_positions[None]
+        residual = (residual - np.round(residual)) @ crystal.lattice
+        nearest = np.argmin(np.linalg.norm(residual, axis=-1), axis=1)
+        mean_residuals.append(shift + residual[np.arange(len(positions)), nearest].mean(axis=0))
+    return np.array(mean_residuals)
+
+
+def _nearest_sites(supercell: Supercell, positions: FloatArray) -> tuple[IntArray, FloatArray]:
+    """The supercell atom nearest to each position, and its distance."""
+    crystal = supercell.crystal
+    shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    images = (crystal.fractional_positions[:, None] + shifts[None]) @ crystal.lattice
+    tree = cKDTree(images.reshape(-1, 3))
+    fractional = positions @ np.linalg.inv(crystal.lattice)
+    home = np.floor(fractional - crystal.fractional_positions[0] + 0.5).astype(np.int64)
+    distances, index = tree.query((fractional - home) @ crystal.lattice)
+    sites, images_of = np.divmod(index, len(shifts))
+    cells = supercell.cell_index(home + shifts[images_of])
+    return sites * supercell.n_cells + cells, distances
+
+
+def _check_composition(expected: IntArray, given: IntArray) -> None:
+    if not np.array_equal(np.sort(expected), np.sort(given)):
+        describe = lambda numbers: {  # noqa: E731
+            chemical_symbols[z]: int(np.sum(numbers == z)) for z in np.unique(numbers)
+        }
+        raise ModelError(
+            f"a configuration of {describe(given)} was given to a model of {describe(expected)}"
+        )
+
+
+def _describe_mismatch(
+    supercell: Supercell,
+    sites: IntArray,
+    distances: FloatArray,
+    numbers: IntArray | None,
+    limit: float,
+) -> str:
+    """Why an assignment is not acceptable, or an empty string."""
+    if numbers is not None and np.any(supercell.numbers[sites] != numbers):
+        atom = int(np.argmax(supercell.numbers[sites] != numbers))
+        return (
+            f"atom {atom} ({chemical_symbols[int(numbers[atom])]}) sits on a site of "
+            f"{chemical_symbols[int(supercell.numbers[sites[atom]])]}"
+        )
+    if len(np.unique(sites)) < len(sites):
+        values, first, counts = np.unique(sites, return_index=True, return_counts=True)
+        pair = np.flatnonzero(sites == values[np.argmax(counts > 1)])[:2]
+        return f"atoms {pair[0]} and {pair[1]} are nearest to the same site of the crystal"
+    if distances.max() > limit:
+        atom = int(np.argmax(distances))
+        return (
+            f"atom {atom} is {distances[atom]:.3f} Angstrom from the nearest site, more than the "
+            f"allowed {limit:.3f} Angstrom"
+        )
+    return ""
