@@ -1,0 +1,431 @@
+"""The record of a run: what was asked, answered, decided and learnt.
+
+The labels are the truth: a label is committed before anything uses it, and a request
+is known by the content of its configuration, so none is computed twice.
+"""
+
+import json
+import logging
+import platform
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from anharm.server.decision import Decision
+from anharm.server.record_database import Database, create_database, open_database
+from anharm.server.record_export import write_extended_xyz
+from anharm.server.record_schema import (
+    Answer,
+    Event,
+    Label,
+    ModelVersion,
+    Observations,
+    Prediction,
+    Request,
+    RequestState,
+    content_hash,
+    decode_observations,
+    encode_array,
+    encode_observations,
+    label_from_row,
+    request_from_row,
+)
+
+__all__ = [
+    "Answer",
+    "Event",
+    "Label",
+    "ModelVersion",
+    "Observations",
+    "Prediction",
+    "Record",
+    "Request",
+    "RequestState",
+]
+
+logger = logging.getLogger(__name__)
+
+_SOFTWARE = ("anharm", "ipi", "numpy", "scipy", "ase", "spglib")
+
+
+class Record:
+    """The record in a run's directory; use `Record.open`.
+
+    Methods raise RunFailed where the file cannot be read or written.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        create: bool = False,
+        read_only: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> "Record":
+        """Open a run's record, or create that of a new run.
+
+        Parameters
+        ----------
+        directory : str or Path
+            The run's directory.
+        create : bool
+            Create the record, which must not exist yet; otherwise it must.
+        read_only : bool
+            For readers beside a running broker: nothing is locked.
+        metadata : mapping, optional
+            What a new record shall know about its run, such as the configuration's text.
+
+        Raises
+        ------
+        ConfigurationError
+            If the record exists, is missing, or was written by another version.
+        RunFailed
+            If it cannot be used, or another broker holds it.
+        """
+        if not create:
+            return cls(open_database(Path(directory), read_only))
+        record = cls(create_database(Path(directory)))
+        record.set_metadata({**_software(), "created": repr(time.time()), **(metadata or {})})
+        return record
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+        return self._database.path
+
+    def close(self) -> None:
+        """Close the record and let another broker have it."""
+        self._database.close()
+
+    # What the run is
+
+    def metadata(self) -> dict[str, str]:
+        """Return what is known of the run: configuration, hashes, software versions."""
+        return {row["key"]: row["value"] for row in self._database.rows("SELECT * FROM run")}
+
+    def set_metadata(self, entries: Mapping[str, str]) -> None:
+        """Add or replace entries."""
+        with self._database.transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", entries.items())
+
+    def log(self, text: str, level: str = "info") -> None:
+        """Add a line to the run's log."""
+        with self._database.transaction(durable=False) as connection:
+            _insert(connection, "events", time=time.time(), level=level, text=text)
+
+    def events(self, after: float = 0.0) -> list[Event]:
+        """Return the log's lines later than a time (seconds since 1970), oldest first."""
+        rows = self._database.rows(
+            "SELECT time, level, text FROM events WHERE time > ? ORDER BY id", (after,)
+        )
+        return [Event(**row) for row in rows]
+
+    # Decisions and requests
+
+    def add_decision(self, decision: Decision) -> int:
+        """Store a decision and return its id."""
+        with self._database.transaction(durable=False) as connection:
+            return _insert(connection, "decisions", **decision.__dict__, created=time.time())
+
+    def decisions(self) -> list[Decision]:
+        """Return all stored decisions in their order."""
+        columns = "trajectory, step, model_version, verdict, rule, value, threshold, mean, count"
+        rows = self._database.rows(f"SELECT {columns} FROM decisions ORDER BY id")  # noqa: S608
+        return [Decision(**row) for row in rows]
+
+    def request_for(
+        self,
+        positions: np.ndarray,
+        cell: np.ndarray,
+        reason: str,
+        decision: Decision | None = None,
+    ) -> Request:
+        """Return the request of a configuration, stored before if it is new.
+
+        Parameters
+        ----------
+        positions : ndarray, shape (N, 3)
+            Angstrom.
+        cell : ndarray, shape (3, 3)
+            Rows are the lattice vectors, Angstrom.
+        reason : str
+            Why the label is wanted.
+        decision : Decision, optional
+            The decision that wants it, which is stored with it.
+
+        Returns
+        -------
+        Request
+            In state "queued" if it is new, and in whatever state it has if the same
+            configuration was asked for before.
+        """
+        positions, cell = np.asarray(positions, float), np.asarray(cell, float)
+        if positions.ndim != 2 or positions.shape[1] != 3 or cell.shape != (3, 3):
+            raise ValueError(f"shapes {positions.shape} and {cell.shape}: not (N, 3) and (3, 3)")
+        key, now = content_hash(positions, cell), time.time()
+        with self._database.transaction() as connection:
+            query = "SELECT * FROM requests WHERE content_hash = ?"
+            row = connection.execute(query, (key,)).fetchone()
+            if row is None:
+                decision_id = decision and _insert(
+                    connection, "decisions", **decision.__dict__, created=now
+                )
+                _insert(
+                    connection,
+                    "requests",
+                    content_hash=key,
+                    atoms=len(positions),
+                    positions=encode_array(positions),
+                    cell=encode_array(cell),
+                    reason=reason,
+                    decision_id=decision_id,
+                    trajectory=decision and decision.trajectory,
+                    step=decision and decision.step,
+                    state="queued",
+                    created=now,
+                    updated=now,
+                )
+                row = connection.execute(query, (key,)).fetchone()
+            return request_from_row(dict(row))
+
+    def request(self, request_id: int) -> Request:
+        """Return one request.
+
+        Raises
+        ------
+        KeyError
+            If there is none of this id.
+        """
+        rows = self._database.rows("SELECT * FROM requests WHERE id = ?", (request_id,))
+        if not rows:
+            raise KeyError(f"the record has no request {request_id}")
+        return request_from_row(rows[0])
+
+    def requests(self) -> list[Request]:
+        """Return all requests in the order they were made."""
+        rows = self._database.rows("SELECT * FROM requests ORDER BY id")
+        return [request_from_row(row) for row in rows]
+
+    def pending_requests(self) -> list[Request]:
+        """Return the requests without a final answer, oldest first, for a resumed run."""
+        rows = self._database.rows(
+            "SELECT * FROM requests WHERE state IN ('queued', 'running') ORDER BY id"
+        )
+        return [request_from_row(row) for row in rows]
+
+    def request_counts(self) -> dict[str, int]:
+        """Return the number of requests in each state that occurs."""
+        rows = self._database.rows("SELECT state, COUNT(*) AS n FROM requests GROUP BY state")
+        return {row["state"]: row["n"] for row in rows}
+
+    def start_attempt(self, request_id: int) -> int:
+        """Note that a calculation starts, and return how many have started by now."""
+        with self._database.transaction(durable=False) as connection:
+            connection.execute(
+                "UPDATE requests SET attempts = attempts + 1, state = 'running', updated = ? "
+                "WHERE id = ? AND state != 'labelled'",
+                (time.time(), request_id),
+            )
+        return self.request(request_id).attempts
+
+    def set_request_state(self, request_id: int, state: RequestState) -> None:
+        """Change the state of a request; one that has its label stays labelled."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE requests SET state = ?, updated = ? WHERE id = ? AND state != 'labelled'",
+                (state, time.time(), request_id),
+            )
+
+    # Labels
+
+    def add_label(
+        self,
+        request_id: int,
+        answer: Answer,
+        accepted: bool = True,
+        reasons: Sequence[str] = (),
+        prediction: Prediction | None = None,
+    ) -> Label:
+        """Commit an answer; when this returns, no crash can lose it.
+
+        An accepted answer makes its request "labelled". A second answer to a labelled
+        request (a slow client that was given up) changes nothing. Rejected answers are
+        kept with their reasons, and the request's state is left to the caller.
+
+        Returns
+        -------
+        Label
+            The new label, or the one that the request already has.
+        """
+        request = self.request(request_id)
+        if answer.forces.shape != request.positions.shape:
+            raise ValueError(
+                f"forces {answer.forces.shape} for {request.positions.shape} positions"
+            )
+        with self._database.transaction() as connection:
+            query = "SELECT * FROM labels WHERE request_id = ? AND accepted = 1"
+            row = connection.execute(query, (request_id,)).fetchone()
+            if row is not None:
+                logger.info("request %d has its label already; another is dropped", request_id)
+                return label_from_row(dict(row), request)
+            label_id = _insert(
+                connection,
+                "labels",
+                request_id=request_id,
+                energy=answer.energy,
+                forces=encode_array(answer.forces),
+                virial=None if answer.virial is None else encode_array(answer.virial),
+                extras=answer.extras,
+                client=answer.client,
+                seconds=answer.seconds,
+                predicted_energy=prediction and prediction.energy,
+                predicted_force_rmse=prediction and prediction.force_rmse,
+                model_version=prediction and prediction.model_version,
+                accepted=int(accepted),
+                reasons=json.dumps(list(reasons)),
+                created=time.time(),
+            )
+            if accepted:
+                connection.execute(
+                    "UPDATE requests SET state = 'labelled', updated = ? WHERE id = ?",
+                    (time.time(), request_id),
+                )
+        return next(self._labels("labels.id = ?", (label_id,)))
+
+    def labels(self) -> Iterator[Label]:
+        """Iterate over the accepted labels in the order they came."""
+        return self._labels("accepted = 1")
+
+    def rejected_labels(self) -> Iterator[Label]:
+        """Iterate over the answers that failed their checks."""
+        return self._labels("accepted = 0")
+
+    def label_count(self) -> int:
+        """Return the number of accepted labels."""
+        rows = self._database.rows("SELECT COUNT(*) AS n FROM labels WHERE accepted = 1")
+        return int(rows[0]["n"])
+
+    def _labels(self, condition: str, values: Sequence[object] = ()) -> Iterator[Label]:
+        statement = f"SELECT * FROM labels WHERE {condition} ORDER BY id"  # noqa: S608
+        for row in self._database.rows(statement, values):
+            yield label_from_row(row, self.request(row["request_id"]))
+
+    def export_extended_xyz(self, path: str | Path, symbols: Sequence[str]) -> int:
+        """Write the accepted labels as extended XYZ and return their number.
+
+        Energy, forces and (where there is a virial) stress have ASE's standard keys.
+        The file is replaced as a whole.
+        """
+        return write_extended_xyz(path, self.labels(), symbols)
+
+    # Models, observations and the states of trajectories
+
+    def add_model(self, model: ModelVersion) -> None:
+        """Store a model version, which must be new."""
+        with self._database.transaction() as connection:
+            _insert(
+                connection,
+                "models",
+                version=model.version,
+                path=model.path,
+                sha256=model.sha256,
+                labels=json.dumps(list(model.labels)),
+                hyperparameters=json.dumps(model.hyperparameters),
+                created=time.time(),
+            )
+
+    def models(self) -> list[ModelVersion]:
+        """Return all model versions, oldest first."""
+        rows = self._database.rows("SELECT * FROM models ORDER BY version")
+        return [
+            ModelVersion(
+                row["version"],
+                row["path"],
+                row["sha256"],
+                tuple(json.loads(row["labels"])),
+                json.loads(row["hyperparameters"]),
+                row["created"],
+            )
+            for row in rows
+        ]
+
+    def add_observations(
+        self, observations: Observations, state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store consecutive steps and, in the same transaction, the trajectory's state."""
+        content = encode_observations(observations)
+        with self._database.transaction(durable=False) as connection:
+            _insert(
+                connection,
+                "observations",
+                trajectory=observations.trajectory,
+                first_step=observations.first_step,
+                count=len(observations.maximum),
+                content=content,
+            )
+            if state is not None:
+                _store_state(connection, observations.trajectory, state)
+
+    def observations(self, trajectory: str | None = None) -> Iterator[Observations]:
+        """Iterate over the stored chunks of one trajectory or of all, in their order."""
+        condition, values = (
+            ("", ()) if trajectory is None else ("WHERE trajectory = ?", (trajectory,))
+        )
+        statement = (
+            f"SELECT trajectory, first_step, count, content FROM observations {condition} "  # noqa: S608
+            "ORDER BY trajectory, first_step, id"
+        )
+        for row in self._database.rows(statement, values):
+            yield decode_observations(**row)
+
+    def set_trajectory_state(self, trajectory: str, state: Mapping[str, Any]) -> None:
+        """Store what a trajectory needs to go on: plain numbers, strings and lists."""
+        with self._database.transaction(durable=False) as connection:
+            _store_state(connection, trajectory, state)
+
+    def trajectory_states(self) -> dict[str, dict[str, Any]]:
+        """Return the stored states by trajectory."""
+        rows = self._database.rows("SELECT trajectory, state FROM trajectories")
+        return {row["trajectory"]: json.loads(row["state"]) for row in rows}
+
+
+def _insert(connection: sqlite3.Connection, table: str, **values: object) -> int:
+    """Insert a row; table and columns are names of ours, never of a peer."""
+    columns, marks = ", ".join(values), ", ".join("?" * len(values))
+    cursor = connection.execute(
+        f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608
+        tuple(values.values()),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def _store_state(connection: sqlite3.Connection, trajectory: str, state: Mapping[str, Any]) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO trajectories VALUES (?, ?, ?)",
+        (trajectory, json.dumps(dict(state)), time.time()),
+    )
+
+
+def _software() -> dict[str, str]:
+    versions = {f"version.{name}": metadata.version(name) for name in _SOFTWARE}
+    return {"version.python": platform.python_version(), **versions}

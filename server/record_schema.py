@@ -1,0 +1,273 @@
+"""What the record stores: its tables, the objects read from them, and their encodings.
+
+Arrays of labels and requests are little-endian float64 without headers, so that any
+program can read them. Observations are columns compressed with zlib.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+RequestState = Literal["queued", "running", "labelled", "failed", "quarantined"]
+
+SCHEMA = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE decisions (
+    id INTEGER PRIMARY KEY, trajectory TEXT NOT NULL, step INTEGER NOT NULL,
+    verdict TEXT NOT NULL, rule TEXT NOT NULL, value REAL NOT NULL, threshold REAL, mean REAL,
+    count INTEGER NOT NULL, model_version INTEGER NOT NULL, created REAL NOT NULL);
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY, content_hash TEXT NOT NULL UNIQUE, atoms INTEGER NOT NULL,
+    positions BLOB NOT NULL, cell BLOB NOT NULL, reason TEXT NOT NULL,
+    decision_id INTEGER REFERENCES decisions(id), trajectory TEXT, step INTEGER,
+    state TEXT NOT NULL
+        CHECK (state IN ('queued', 'running', 'labelled', 'failed', 'quarantined')),
+    attempts INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, updated REAL NOT NULL);
+CREATE INDEX requests_by_state ON requests(state);
+CREATE TABLE labels (
+    id INTEGER PRIMARY KEY, request_id INTEGER NOT NULL REFERENCES requests(id),
+    energy REAL NOT NULL, forces BLOB NOT NULL, virial BLOB, extras TEXT NOT NULL,
+    client TEXT NOT NULL, seconds REAL NOT NULL, predicted_energy REAL,
+    predicted_force_rmse REAL, model_version INTEGER, accepted INTEGER NOT NULL,
+    reasons TEXT NOT NULL, created REAL NOT NULL);
+CREATE UNIQUE INDEX one_accepted_label ON labels(request_id) WHERE accepted = 1;
+CREATE TABLE models (
+    version INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL,
+    labels TEXT NOT NULL, hyperparameters TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE observations (
+    id INTEGER PRIMARY KEY, trajectory TEXT NOT NULL, first_step INTEGER NOT NULL,
+    count INTEGER NOT NULL, content BLOB NOT NULL);
+CREATE INDEX observations_by_step ON observations(trajectory, first_step);
+CREATE TABLE trajectories (
+    trajectory TEXT PRIMARY KEY, state TEXT NOT NULL, updated REAL NOT NULL);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A configuration that wants, or has, a label.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (N, 3)
+        Angstrom, in the user's order of atoms.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, Angstrom.
+    reason : str
+        Why it was asked for: "initial", or the rule of a decision.
+    attempts : int
+        Calculations started so far.
+    """
+
+    id: int
+    positions: np.ndarray
+    cell: np.ndarray
+    reason: str
+    decision_id: int | None
+    trajectory: str | None
+    step: int | None
+    state: RequestState
+    attempts: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a reference client sent for one request.
+
+    Attributes
+    ----------
+    energy : float
+        eV.
+    forces : ndarray, shape (N, 3)
+        eV/Angstrom.
+    virial : ndarray, shape (3, 3), or None
+        -dE/dstrain in eV; None where the code gives none.
+    extras : str
+        The raw text that came with it.
+    client : str
+        Which client answered.
+    seconds : float
+        How long it took.
+    """
+
+    energy: float
+    forces: np.ndarray
+    virial: np.ndarray | None = None
+    extras: str = ""
+    client: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model said of a label before it learnt from it."""
+
+    energy: float
+    force_rmse: float
+    model_version: int
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """A committed answer together with the configuration it belongs to."""
+
+    id: int
+    request: Request
+    answer: Answer
+    prediction: Prediction | None
+    accepted: bool
+    reasons: tuple[str, ...]
+    created: float
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One model file and what it was made from.
+
+    Attributes
+    ----------
+    labels : tuple of int
+        The labels it was fitted to.
+    hyperparameters : dict
+        Noise and prior precisions and whatever else describes the fit.
+    """
+
+    version: int
+    path: str
+    sha256: str
+    labels: tuple[int, ...]
+    hyperparameters: dict[str, Any]
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of the run's log."""
+
+    time: float
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Consecutive steps of one trajectory, as columns of equal length n.
+
+    Attributes
+    ----------
+    trajectory : str
+    first_step : int
+        The columns belong to steps first_step, first_step + 1, ...
+    maximum, mean, rms : ndarray, shape (n,)
+        Bayesian force errors of the steps, eV/Angstrom, to single precision.
+    energy : ndarray, shape (n,)
+        Model energies, eV.
+    model_version : ndarray, shape (n,)
+    """
+
+    trajectory: str
+    first_step: int
+    maximum: np.ndarray
+    mean: np.ndarray
+    rms: np.ndarray
+    energy: np.ndarray
+    model_version: np.ndarray
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The steps of the columns, shape (n,)."""
+        return self.first_step + np.arange(len(self.maximum))
+
+
+_COLUMNS = {"maximum": "<f4", "mean": "<f4", "rms": "<f4", "energy": "<f8", "model_version": "<i4"}
+
+
+def encode_observations(observations: Observations) -> bytes:
+    """Return the columns one after the other, compressed.
+
+    Raises
+    ------
+    ValueError
+        If the columns differ in length.
+    """
+    columns = [np.asarray(getattr(observations, name), kind) for name, kind in _COLUMNS.items()]
+    if any(column.shape != (len(observations.maximum),) for column in columns):
+        raise ValueError("the columns of observations must have one dimension and one length")
+    return zlib.compress(b"".join(column.tobytes() for column in columns), level=1)
+
+
+def decode_observations(
+    trajectory: str, first_step: int, count: int, content: bytes
+) -> Observations:
+    """Return what `encode_observations` wrote."""
+    data = zlib.decompress(content)
+    columns, start = {}, 0
+    for name, kind in _COLUMNS.items():
+        columns[name] = np.frombuffer(data, kind, count=count, offset=start)
+        start += columns[name].nbytes
+    return Observations(trajectory, first_step, **columns)
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """Return an array as little-endian float64 in row-major order."""
+    return np.ascontiguousarray(array, dtype="<f8").tobytes()
+
+
+def decode_vectors(content: bytes) -> np.ndarray:
+    """Return the rows of three numbers that `encode_array` wrote, shape (n, 3)."""
+    return np.frombuffer(content, "<f8").reshape(-1, 3)
+
+
+def content_hash(positions: np.ndarray, cell: np.ndarray) -> str:
+    """Return a hash that is equal exactly where positions and cell are equal numbers."""
+    # Adding zero turns -0.0 into 0.0, which is the same number with other bits.
+    return sha256(encode_array(positions + 0.0) + b"|" + encode_array(cell + 0.0)).hexdigest()
+
+
+def request_from_row(row: dict[str, Any]) -> Request:
+    """Build a request from a row of its table."""
+    return Request(
+        id=row["id"],
+        positions=decode_vectors(row["positions"]),
+        cell=decode_vectors(row["cell"]),
+        reason=row["reason"],
+        decision_id=row["decision_id"],
+        trajectory=row["trajectory"],
+        step=row["step"],
+        state=row["state"],
+        attempts=row["attempts"],
+    )
+
+
+def label_from_row(row: dict[str, Any], request: Request) -> Label:
+    """Build a label from a row of its table and its request."""
+    answer = Answer(
+        energy=row["energy"],
+        forces=decode_vectors(row["forces"]),
+        virial=None if row["virial"] is None else decode_vectors(row["virial"]),
+        extras=row["extras"],
+        client=row["client"],
+        seconds=row["seconds"],
+    )
+    prediction = None
+    if row["model_version"] is not None:
+        prediction = Prediction(
+            row["predicted_energy"], row["predicted_force_rmse"], row["model_version"]
+        )
+    return Label(
+        id=row["id"],
+        request=request,
+        answer=answer,
+        prediction=prediction,
+        accepted=bool(row["accepted"]),
+        reasons=tuple(json.loads(row["reasons"])),
+        created=row["created"],
+    )
