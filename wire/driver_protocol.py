@@ -1,0 +1,335 @@
+"""The messages of the i-PI socket protocol, as seen from both sides.
+
+Twelve-byte headers, native 32-bit integers and 64-bit floats, Hartree atomic units: this is
+the only module that knows them. Everything that is returned is in Angstrom and eV, and
+nothing is returned that was not bounded and found finite.
+
+The protocol is described in the manual of i-PI (https://docs.ipi-code.org); the batched form
+is that of i-PI 3.3: one number of atoms, all cells, all positions, and likewise the answers.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from anharm.errors import RunFailed
+from anharm.wire.channel import Channel, PeerClosed, ProtocolViolation, TimeLimitExceeded
+
+__all__ = [
+    "Batch",
+    "Channel",
+    "Configuration",
+    "Evaluation",
+    "PeerClosed",
+    "ProtocolViolation",
+    "TimeLimitExceeded",
+]
+
+# The values of ipi.utils.units, so that an Angstrom of the user's i-PI input is an Angstrom here.
+BOHR = 1 / 1.8897261  # Angstrom
+HARTREE = 1 / 0.036749326  # eV
+
+HEADER_LENGTH = 12
+STATUS = b"STATUS      "
+NEEDINIT = b"NEEDINIT    "
+READY = b"READY       "
+HAVEDATA = b"HAVEDATA    "
+INIT = b"INIT        "
+POSDATA = b"POSDATA     "
+GETFORCE = b"GETFORCE    "
+FORCEREADY = b"FORCEREADY  "
+EXIT = b"EXIT        "
+
+LARGEST_NUMBER_OF_ATOMS = 10**6
+LARGEST_BATCH = 4096
+LARGEST_NUMBER_OF_ATOMS_IN_BATCH = 10**7
+LARGEST_EXTRAS = 64 << 20
+LARGEST_INITIALISATION = 1 << 20
+
+_INTEGER = struct.Struct("=i")
+_INTEGERS = struct.Struct("=ii")
+_ENERGY_AND_ATOMS = struct.Struct("=di")
+_CELL_BYTES = 144  # the cell and its inverse
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """Positions of the atoms in a cell.
+
+    Attributes
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows (Angstrom).
+    positions : ndarray, shape (N, 3)
+        Cartesian positions (Angstrom).
+    """
+
+    cell: np.ndarray
+    positions: np.ndarray
+
+    def is_equal(self, other: "Configuration") -> bool:
+        """Tell whether the two are the same, number by number."""
+        return np.array_equal(self.cell, other.cell) and np.array_equal(
+            self.positions, other.positions
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a force field or a DFT code says about a configuration.
+
+    Attributes
+    ----------
+    energy : float
+        Potential energy (eV).
+    forces : ndarray, shape (N, 3)
+        Forces (eV/Angstrom).
+    virial : ndarray, shape (3, 3)
+        Minus the derivative of the energy by the strain (eV), not divided by the volume.
+    extras : str
+        Anything else; i-PI wants an empty string or a JSON object.
+    """
+
+    energy: float
+    forces: np.ndarray
+    virial: np.ndarray
+    extras: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Configurations that i-PI sent in one message.
+
+    i-PI fills up a batch by repeating its last structure, and does not say so. Trailing
+    copies are therefore left out here; they are answered like the structure they repeat.
+    Beads that stand at the same place (as all do at the very first step, often) look alike.
+
+    Attributes
+    ----------
+    cells : ndarray, shape (n, 3, 3)
+        Lattice vectors as rows (Angstrom).
+    positions : ndarray, shape (n, N, 3)
+        Cartesian positions (Angstrom).
+    size : int
+        Number of structures in the message, with the trailing copies; at least n.
+    """
+
+    cells: np.ndarray
+    positions: np.ndarray
+    size: int
+
+    @property
+    def configurations(self) -> list[Configuration]:
+        """The n configurations one by one (views, not copies)."""
+        return [
+            Configuration(cell, positions)
+            for cell, positions in zip(self.cells, self.positions, strict=True)
+        ]
+
+
+def encode_initialisation(identifier: int, text: str = " ") -> bytes:
+    """Return an INIT message. Some codes accept only a text of one byte."""
+    content = text.encode()
+    return INIT + _INTEGERS.pack(identifier, len(content)) + content
+
+
+def read_initialisation(channel: Channel) -> tuple[int, str]:
+    """Read what follows the header INIT: an identifier (of no use) and a text."""
+    identifier, length = _INTEGERS.unpack(channel.read(_INTEGERS.size))
+    _check_range("length of the initialisation string", length, 0, LARGEST_INITIALISATION)
+    return identifier, bytes(channel.read(length)).decode(errors="replace")
+
+
+def batch_size(initialisation: str) -> int:
+    """Return the number of structures per message that an INIT text announces.
+
+    Raises
+    ------
+    ProtocolViolation
+        If it is not an integer from 1 to `LARGEST_BATCH`.
+    """
+    for token in initialisation.split(","):
+        key, separator, value = token.partition(":")
+        if separator and key.strip() == "batch_size":
+            if not value.strip().isdecimal():
+                raise ProtocolViolation(f"batch_size {value.strip()[:20]!r} is not an integer")
+            _check_range("batch_size", int(value), 1, LARGEST_BATCH)
+            return int(value)
+    return 1
+
+
+def encode_configuration(configuration: Configuration) -> bytes:
+    """Return a POSDATA message of one structure."""
+    columns = np.ascontiguousarray(configuration.cell.T / BOHR, dtype=np.float64)
+    # The clients ignore the inverse; a cell without one (a molecule's) still goes through.
+    inverse = np.linalg.pinv(columns)
+    positions = np.ascontiguousarray(configuration.positions / BOHR, dtype=np.float64)
+    return b"".join(
+        (
+            POSDATA,
+            columns.tobytes(),
+            inverse.tobytes(),
+            _INTEGER.pack(len(positions)),
+            positions.tobytes(),
+        )
+    )
+
+
+def read_configuration(channel: Channel) -> Configuration:
+    """Read what follows the header POSDATA; the inverse of the cell is ignored.
+
+    Raises
+    ------
+    ProtocolViolation
+        If the number of atoms is out of bounds or a number is not finite.
+    """
+    head = channel.read(_CELL_BYTES + _INTEGER.size)
+    cell = np.multiply(np.frombuffer(head, count=9).reshape(3, 3).T, BOHR, order="C")
+    number_of_atoms = _INTEGER.unpack_from(head, _CELL_BYTES)[0]
+    _check_range("number of atoms", number_of_atoms, 1, LARGEST_NUMBER_OF_ATOMS)
+    positions = _floats(channel, (number_of_atoms, 3)) * BOHR
+    _check_finite("cell", cell)
+    _check_finite("positions", positions)
+    return Configuration(cell, positions)
+
+
+def read_batch(channel: Channel, size: int) -> Batch:
+    """Read what follows the header POSDATA in the batched form.
+
+    Raises
+    ------
+    ProtocolViolation
+        As `read_configuration` does.
+    """
+    number_of_atoms = _INTEGER.unpack(channel.read(_INTEGER.size))[0]
+    _check_range("number of atoms", number_of_atoms, 1, LARGEST_NUMBER_OF_ATOMS)
+    _check_range(
+        "number of atoms in a batch",
+        size * number_of_atoms,
+        1,
+        LARGEST_NUMBER_OF_ATOMS_IN_BATCH,
+    )
+    columns = _floats(channel, (size, 2, 3, 3))[:, 0]
+    cells = np.ascontiguousarray(columns.transpose(0, 2, 1)) * BOHR
+    positions = _floats(channel, (size, number_of_atoms, 3)) * BOHR
+    _check_finite("cell", cells)
+    _check_finite("positions", positions)
+    count = size
+    while count > 1 and _same(cells, count) and _same(positions, count):
+        count -= 1
+    return Batch(cells[:count], positions[:count], size)
+
+
+def encode_evaluation(evaluation: Evaluation) -> bytes:
+    """Return a FORCEREADY message of one structure.
+
+    Raises
+    ------
+    RunFailed
+        If a number is not finite: a force that is not a number would end the dynamics.
+    """
+    forces, virial = _checked_arrays(evaluation)
+    extras = evaluation.extras.encode()
+    return b"".join(
+        (
+            FORCEREADY,
+            _ENERGY_AND_ATOMS.pack(evaluation.energy / HARTREE, len(forces)),
+            (forces * (BOHR / HARTREE)).tobytes(),
+            (virial / HARTREE).tobytes(),
+            _INTEGER.pack(len(extras)),
+            extras,
+        )
+    )
+
+
+def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:
+    """Return a FORCEREADY message in the batched form.
+
+    The last evaluation is repeated until there are `size` of them.
+
+    Raises
+    ------
+    RunFailed
+        As `encode_evaluation` does.
+    """
+    arrays = [_checked_arrays(evaluation) for evaluation in evaluations]
+    repeated = [*range(len(evaluations))] + [-1] * (size - len(evaluations))
+    extras = [evaluation.extras.encode() for evaluation in evaluations]
+    energies = np.array([evaluations[index].energy for index in repeated])
+    message = [
+        FORCEREADY,
+        (energies / HARTREE).tobytes(),
+        _INTEGER.pack(len(arrays[0][0])),
+        (np.array([arrays[index][0] for index in repeated]) * (BOHR / HARTREE)).tobytes(),
+        (np.array([arrays[index][1] for index in repeated]) / HARTREE).tobytes(),
+    ]
+    for index in repeated:
+        message += (_INTEGER.pack(len(extras[index])), extras[index])
+    return b"".join(message)
+
+
+def read_evaluation(channel: Channel, number_of_atoms: int) -> Evaluation:
+    """Read what follows the header FORCEREADY.
+
+    Numbers may be non-finite here: what to think of a DFT code that sends them is decided
+    where labels are checked.
+
+    Raises
+    ------
+    ProtocolViolation
+        If the answer has another number of atoms, or extras beyond the bounds.
+    """
+    energy, atoms = _ENERGY_AND_ATOMS.unpack(channel.read(_ENERGY_AND_ATOMS.size))
+    if atoms != number_of_atoms:
+        raise ProtocolViolation(
+            f"the answer has {atoms} atoms where {number_of_atoms} were asked for: "
+            "is the client's input file for this system?"
+        )
+    forces = _floats(channel, (number_of_atoms, 3)) * (HARTREE / BOHR)
+    virial = _floats(channel, (3, 3)) * HARTREE
+    length = _INTEGER.unpack(channel.read(_INTEGER.size))[0]
+    _check_range("length of the extras", length, 0, LARGEST_EXTRAS)
+    extras = bytes(channel.read(length)).decode(errors="replace").strip("\0")
+    return Evaluation(energy * HARTREE, forces, virial, extras)
+
+
+def _floats(channel: Channel, shape: tuple[int, ...]) -> np.ndarray:
+    count = int(np.prod(shape))
+    return np.frombuffer(channel.read(8 * count)).reshape(shape)
+
+
+def _same(arrays: np.ndarray, count: int) -> bool:
+    return np.array_equal(arrays[count - 1], arrays[count - 2])
+
+
+def _check_range(what: str, value: int, smallest: int, largest: int) -> None:
+    if not smallest <= value <= largest:
+        raise ProtocolViolation(
+            f"the peer gives a {what} of {value}, expected {smallest} to {largest}: "
+            "is it an i-PI server or client of the same byte order?"
+        )
+
+
+def _check_finite(what: str, values: np.ndarray) -> None:
+    # One sum costs a fraction of a test of every number, and is finite only if all are.
+    if not isfinite(values.sum()):
+        raise ProtocolViolation(
+            f"the {what} received hold numbers that are not finite: "
+            "the dynamics has blown up, look at the last steps before this one"
+        )
+
+
+def _checked_arrays(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    forces = np.ascontiguousarray(evaluation.forces, dtype=np.float64)
+    virial = np.ascontiguousarray(evaluation.virial, dtype=np.float64)
+    if forces.ndim != 2 or forces.shape[1] != 3 or virial.shape != (3, 3):
+        raise RunFailed(
+            f"an evaluation has forces of shape {forces.shape} and a virial of shape "
+            f"{virial.shape}, expected (N, 3) and (3, 3)"
+        )
+    if not isfinite(evaluation.energy + float(forces.sum()) + float(virial.sum())):
+        raise RunFailed("an evaluation holds numbers that are not finite; nothing was sent")
+    return forces, virial
