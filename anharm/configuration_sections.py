@@ -6,33 +6,28 @@ user reads after a wrong value, so it is written to follow the word "expected".
 
 import os
 import re
-import shlex
 import tempfile
 from hashlib import sha256
-from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from anharm.configuration_values import (
+    CommandLine,
+    CommandLines,
+    Cutoffs,
+    Endpoint,
+    ExistingFile,
+    ExistingFiles,
+    ReferenceAddress,
+    RunDirectory,
+    Supercell,
+    problem,
 )
-from pydantic_core import PydanticCustomError
-
 from anharm.errors import ConfigurationError
 
-IntegerMatrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-Cutoffs = dict[int, float | dict[int, float]]
-
 FILLED_IN: Any = None  # a default that a validator replaces
-LARGEST_CUTOFF = 50.0  # Angstrom
-LARGEST_SUPERCELL = 100_000  # primitive cells
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, other systems 103
 
 
@@ -49,119 +44,13 @@ class Section(BaseModel):
     )
 
 
-def problem(message: str) -> PydanticCustomError:
-    """Return a validation error that carries a complete message of ours."""
-    return PydanticCustomError("anharm", "{message}", {"message": message})
-
-
-def _resolve(value: object, info: ValidationInfo) -> object:
-    """Make a path absolute, relative ones starting at the folder of run.toml."""
-    if isinstance(value, str) and value.strip():
-        folder = _configuration_path(info).parent
-        return Path(os.path.normpath(folder / Path(value).expanduser()))
-    return value
-
-
-def _configuration_path(info: ValidationInfo) -> Path:
-    return (info.context or {}).get("path", Path.cwd() / "run.toml")
-
-
-def _run_directory(value: object, info: ValidationInfo) -> object:
-    """Name the run's directory after run.toml unless it is given."""
-    return _configuration_path(info).with_suffix("").as_posix() if value is None else value
-
-
-def _reference_address(value: object, info: ValidationInfo) -> object:
-    """Give every run.toml an address of its own unless one is given."""
-    if value is None:
-        path = _configuration_path(info).resolve()
-        return f"unix:anharm-{sha256(bytes(path)).hexdigest()[:12]}"
-    return value
-
-
-def _require_file(path: Path) -> Path:
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise problem(f"the file {path} {what}; relative paths start at the folder of run.toml")
-    return path
-
-
-def _as_tuple(value: object) -> object:
-    """Turn TOML's arrays into the tuples that frozen models hold."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _command_lines(value: object) -> object:
-    """Accept one command line or a list of them."""
-    return (value,) if isinstance(value, str) else _as_tuple(value)
-
-
-def _check_command(value: str) -> str:
-    try:
-        words = shlex.split(value)
-    except ValueError as error:
-        raise problem(f"this command line cannot be split into words: {error}") from error
-    if not words:
-        raise problem("the command line is empty")
-    return value
-
-
-def _check_address(value: str) -> str:
-    """Accept `unix:NAME`, `unix:/PATH` and `tcp://HOST:PORT`."""
-    if re.fullmatch(r"unix:\S+", value) or _is_tcp(value):
-        return value
-    raise problem("expected `unix:NAME` or `tcp://HOST:PORT`")
-
-
-def _check_endpoint(value: str) -> str:
-    """Accept the ZeroMQ endpoints `tcp://HOST:PORT` and `ipc:///PATH`."""
-    if re.fullmatch(r"ipc:///\S+", value) or _is_tcp(value):
-        return value
-    raise problem("expected `tcp://HOST:PORT` (for example tcp://127.0.0.1:5555) or `ipc:///PATH`")
-
-
-def _is_tcp(value: str) -> bool:
-    match = re.fullmatch(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", value)
-    return match is not None and 1 <= int(match[1]) <= 65535
-
-
-AbsolutePath = Annotated[Path, BeforeValidator(_resolve)]
-ExistingFile = Annotated[AbsolutePath, AfterValidator(_require_file)]
-CommandLine = Annotated[str, AfterValidator(_check_command)]
-
-
-def _supercell_matrix(value: object) -> IntegerMatrix:
-    """Return the 3x3 matrix of `[a, b, c]` or of three rows of three integers."""
-    rows = value if isinstance(value, (list, tuple)) else ()
-    if len(rows) == 3 and all(type(entry) is int for entry in rows):
-        if min(rows) < 1:
-            raise problem("expected numbers of cells of at least 1 in `[a, b, c]`")
-        matrix = np.diag(rows)
-    elif len(rows) == 3 and all(
-        isinstance(row, (list, tuple)) and len(row) == 3 and all(type(n) is int for n in row)
-        for row in rows
-    ):
-        matrix = np.array(rows)
-    else:
-        raise problem("expected three integers, or three rows of three integers")
-    if np.abs(matrix).max() > LARGEST_SUPERCELL:
-        raise problem(f"expected entries up to {LARGEST_SUPERCELL}")
-    cells = abs(round(float(np.linalg.det(matrix))))
-    if cells == 0:
-        raise problem("the determinant is 0, so the supercell has no volume")
-    if cells > LARGEST_SUPERCELL:
-        raise problem(f"this supercell has {cells} primitive cells; at most {LARGEST_SUPERCELL}")
-    first, second, third = (tuple(int(n) for n in row) for row in matrix)
-    return (first, second, third)  # type: ignore[return-value]
-
-
 class CrystalSection(Section):
     """The ideal crystal."""
 
     primitive: ExistingFile = Field(
         description="the path of a structure file that ASE can read", examples=['"primitive.cif"']
     )
-    supercell: Annotated[IntegerMatrix, BeforeValidator(_supercell_matrix)] = Field(
+    supercell: Supercell = Field(
         description="three integers, or a 3x3 integer matrix whose rows are the supercell's "
         "lattice vectors in units of the primitive cell's",
         examples=["[2, 2, 2]"],
@@ -174,48 +63,10 @@ class CrystalSection(Section):
     )
 
 
-def _cutoff(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise problem(f"{where} is {value!r}, expected a number in Angstrom")
-    if not (isfinite(value) and 0 < value <= LARGEST_CUTOFF):
-        raise problem(f"{where} is {value!r}, expected above 0 and up to {LARGEST_CUTOFF} Angstrom")
-    return float(value)
-
-
-def _integer_key(key: object, allowed: range, what: str) -> int:
-    number = int(key) if isinstance(key, str) and re.fullmatch(r"[0-9]", key) else key
-    if type(number) is not int or number not in allowed:
-        raise problem(f"{what} {key!r} is not one of {allowed[0]} to {allowed[-1]}")
-    return number
-
-
-def _normalise_cutoffs(value: object) -> Cutoffs:
-    """Turn TOML's string keys into orders and numbers of bodies, in ascending order."""
-    if not isinstance(value, dict) or not value:
-        raise problem("expected a table of cutoffs per order, such as { 2 = 5.0, 3 = 4.0 }")
-    cutoffs: Cutoffs = {}
-    for key, entry in value.items():
-        order = _integer_key(key, range(2, 7), "the order")
-        if isinstance(entry, dict):
-            if not entry:
-                raise problem(f"order {order} has an empty table; give at least one cutoff")
-            bodies = {
-                _integer_key(k, range(2, order + 1), f"order {order}: the number of bodies"): v
-                for k, v in entry.items()
-            }
-            cutoffs[order] = {
-                body: _cutoff(bodies[body], f"order {order}, {body} bodies")
-                for body in sorted(bodies)
-            }
-        else:
-            cutoffs[order] = _cutoff(entry, f"order {order}")
-    return {order: cutoffs[order] for order in sorted(cutoffs)}
-
-
 class ExpansionSection(Section):
     """Which clusters of atoms the Taylor expansion holds."""
 
-    cutoffs: Annotated[Cutoffs, BeforeValidator(_normalise_cutoffs)] = Field(
+    cutoffs: Cutoffs = Field(
         description="a table of cutoffs in Angstrom per order 2 to 6; a cutoff may be a table "
         "per number of bodies",
         examples=["{ 2 = 5.0, 3 = 4.0, 4 = 3.5 }"],
@@ -339,13 +190,13 @@ class CalculatorSection(Section):
 class ReferenceSection(Section):
     """Where labels (energies, forces, virials) come from."""
 
-    address: Annotated[str, BeforeValidator(_reference_address), AfterValidator(_check_address)] = (
-        Field(default=FILLED_IN, description="`unix:NAME` or `tcp://HOST:PORT`")
+    address: ReferenceAddress = Field(
+        default=FILLED_IN, description="`unix:NAME` or `tcp://HOST:PORT`"
     )
     calculator: CalculatorSection | None = Field(
         default=None, description="a table with the name and the parameters of an ASE calculator"
     )
-    command: Annotated[tuple[CommandLine, ...], BeforeValidator(_command_lines)] = Field(
+    command: CommandLines = Field(
         default=(), description="a command line, or a list of command lines"
     )
     clients: int = Field(
@@ -357,9 +208,7 @@ class ReferenceSection(Section):
     input_format: str | None = Field(
         default=None, min_length=1, description="the ASE name of that format, such as espresso-in"
     )
-    files: Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)] = Field(
-        default=(), description="a list of paths of existing files"
-    )
+    files: ExistingFiles = Field(default=(), description="a list of paths of existing files")
     first_geometry: bool = Field(default=False, description="true or false")
     time_limit: float = Field(default=3600.0, gt=0, le=1e8, description="a time in seconds above 0")
     connection_limit: float = Field(
@@ -401,13 +250,13 @@ class ReferenceSection(Section):
 class RunSection(Section):
     """Where the run keeps its record and how its processes work together."""
 
-    directory: Annotated[AbsolutePath, BeforeValidator(_run_directory)] = Field(
+    directory: RunDirectory = Field(
         default=FILLED_IN, description="the path of the run's directory"
     )
     mode: Literal["synchronous", "asynchronous"] = Field(
         default="synchronous", description='"synchronous" or "asynchronous"'
     )
-    broker: Annotated[str, AfterValidator(_check_endpoint)] | None = Field(
+    broker: Endpoint | None = Field(
         default=None, description="a ZeroMQ endpoint such as tcp://127.0.0.1:5555"
     )
     connection_limit: float = Field(
