@@ -91,5 +91,3 @@ def _equivalent_indices(bodies: tuple[int, ...], axes: tuple[int, ...]) -> list[
         own = tuple(a for b, a in zip(bodies, axes, strict=True) if b == body)
         groups.append(sorted(set(permutations(own))))
     return [tuple(a for part in choice for a in part) for choice in product(*groups)]
-
-

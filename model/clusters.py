@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anharm.model.crystal import Crystal, FloatArray, IntArray
 from anharm.model.symmetry import SpaceGroup
 
+SHELL_TOLERANCE = 1e-6  # Angstrom; one shell of neighbours is never split by rounding
 _CELL_RANGE = 1 << 9  # codes below stay within 63 bits for cells within +-256 and 2^32 sites
 
 
@@ -84,6 +86,11 @@ class ClusterOrbit:
         return len(self.bodies)
 
 
+def within(distances: FloatArray, cutoff: float) -> NDArray[np.bool_]:
+    """Whether distances lie below a cutoff; a shell at the cutoff itself lies outside, whole."""
+    return np.asarray(distances < cutoff - SHELL_TOLERANCE)
+
+
 def neighbours(crystal: Crystal, cutoff: float) -> list[IntArray]:
     """Atoms closer than the cutoff to each site of the home cell, the site itself left out.
 
@@ -101,7 +108,7 @@ def neighbours(crystal: Crystal, cutoff: float) -> list[IntArray]:
         offsets = crystal.fractional_positions - crystal.fractional_positions[site]
         vectors = (cells[:, None] + offsets[None]) @ crystal.lattice
         distances = np.linalg.norm(vectors, axis=-1)
-        cell_index, sites = np.nonzero((distances < cutoff) & (distances > 1e-6))
+        cell_index, sites = np.nonzero(within(distances, cutoff) & (distances > 1e-6))
         found.append(np.column_stack([cells[cell_index], sites]).astype(np.int64))
     return found
 
@@ -121,7 +128,7 @@ def cliques(crystal: Crystal, n_bodies: int, cutoff: float) -> Iterator[IntArray
         later = later[np.argsort(encode(later, n_sites))]
         positions = (later[:, :3] + crystal.fractional_positions[later[:, 3]]) @ crystal.lattice
         distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-        adjacent = np.triu(distance < cutoff, 1)
+        adjacent = np.triu(within(distance, cutoff), 1)
         members = np.zeros((1, 0), dtype=np.int64)
         allowed = np.ones((1, len(later)), dtype=bool)
         for _ in range(n_bodies - 1):
@@ -163,9 +170,7 @@ def find_orbits(
     return orbits
 
 
-def _orbit_of(
-    bodies: IntArray, diameter: float, group: SpaceGroup, n_sites: int
-) -> ClusterOrbit:
+def _orbit_of(bodies: IntArray, diameter: float, group: SpaceGroup, n_sites: int) -> ClusterOrbit:
     """All images of a canonical cluster, and the operations that leave it where it is."""
     raw = group.apply(bodies)
     sorted_images, order = canonical(raw, n_sites)

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.geometry import minkowski_reduce
 from numpy.typing import ArrayLike, NDArray
 
 from anharm.errors import ModelError
@@ -41,9 +42,14 @@ class Crystal:
         Raises
         ------
         ModelError
-            If the cell is missing or two atoms share a site.
+            If the cell is missing, a number is not finite, or two atoms share a site.
         """
         lattice = np.array(atoms.cell[:], dtype=float)
+        if not (np.isfinite(lattice).all() and np.isfinite(atoms.positions).all()):
+            raise ModelError(
+                "the crystal has a lattice vector or a position that is not a finite number; "
+                "correct the structure file"
+            )
         if abs(np.linalg.det(lattice)) < 1e-6:
             raise ModelError(
                 f"the crystal has no three-dimensional cell (lattice vectors {lattice.tolist()}); "
@@ -67,12 +73,18 @@ class Crystal:
     def _all_pair_distances(self) -> FloatArray:
         """Nearest-image distance between every two sites, inf on the diagonal, Angstrom."""
         difference = self.fractional_positions[:, None] - self.fractional_positions[None]
-        difference -= np.round(difference)
         shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-        vectors = (difference[:, :, None] + shifts) @ self.lattice
+        difference = difference @ self.lattice @ np.linalg.inv(self.reduced_lattice)
+        difference -= np.round(difference)
+        vectors = (difference[:, :, None] + shifts) @ self.reduced_lattice
         distances: FloatArray = np.linalg.norm(vectors, axis=-1).min(axis=-1)
         np.fill_diagonal(distances, np.inf)
         return distances
+
+    @cached_property
+    def reduced_lattice(self) -> FloatArray:
+        """(3, 3) the shortest vectors that span the same lattice, Angstrom."""
+        return reduce_lattice(self.lattice)
 
     @property
     def n_sites(self) -> int:
@@ -94,6 +106,24 @@ class Crystal:
         return Atoms(numbers=self.numbers, positions=self.positions, cell=self.lattice, pbc=True)
 
 
+def reduce_lattice(lattice: FloatArray) -> FloatArray:
+    """The shortest vectors that span the same lattice (Minkowski reduction), as rows."""
+    reduced: FloatArray = minkowski_reduce(lattice, pbc=True)[0]
+    return reduced
+
+
+def nearest_image(vectors: FloatArray, reduced_lattice: FloatArray) -> FloatArray:
+    """Shift (..., 3) vectors by lattice vectors towards the shortest image.
+
+    Exact for vectors shorter than half the smallest height of the cell; a skewed cell has small
+    heights, so give the reduced lattice.
+    """
+    fractional = vectors @ np.linalg.inv(reduced_lattice)
+    fractional -= np.round(fractional)
+    shortened: FloatArray = fractional @ reduced_lattice
+    return shortened
+
+
 def as_supercell_matrix(supercell: ArrayLike) -> IntArray:
     """A (3, 3) integer matrix from three multiples or from a matrix; rows are new vectors.
 
@@ -102,11 +132,14 @@ def as_supercell_matrix(supercell: ArrayLike) -> IntArray:
     ModelError
         If the numbers are not integers or the matrix is singular.
     """
-    values = np.array(supercell, dtype=float)
+    try:
+        values = np.array(supercell, dtype=float)
+    except (TypeError, ValueError):
+        values = np.empty(0)
     matrix = np.diag(values) if values.shape == (3,) else values
-    if matrix.shape != (3, 3) or np.abs(matrix - np.round(matrix)).max() > 1e-9:
+    if matrix.shape != (3, 3) or not np.all(np.abs(matrix - np.round(matrix)) < 1e-9):
         raise ModelError(
-            f"supercell {values.tolist()} is neither three integers nor a 3x3 integer matrix"
+            f"supercell {supercell} is neither three integers nor a 3x3 integer matrix"
         )
     integers = np.round(matrix).astype(np.int64)
     if round(np.linalg.det(integers)) == 0:
@@ -205,9 +238,12 @@ class Supercell:
 
         A cluster whose diameter is below it never meets its own image.
         """
-        shifts = np.stack(np.meshgrid(*[range(-3, 4)] * 3, indexing="ij"), -1).reshape(-1, 3)
-        lengths = np.linalg.norm(shifts @ self.lattice, axis=1)
-        return float(lengths[lengths > 1e-9].min() / 2)
+        return float(np.linalg.norm(self.reduced_lattice, axis=1).min() / 2)
+
+    @cached_property
+    def reduced_lattice(self) -> FloatArray:
+        """(3, 3) the shortest vectors that span the supercell's lattice, Angstrom."""
+        return reduce_lattice(self.lattice)
 
     def to_atoms(self) -> Atoms:
         """The ideal supercell as `ase.Atoms`, in the supercell's own order."""
@@ -231,6 +267,8 @@ def identify_supercell(crystal: Crystal, cell: FloatArray, tolerance: float = 0.
     ModelError
         If the cell is no supercell of the crystal.
     """
+    if not np.isfinite(cell).all():
+        raise ModelError(f"the cell {cell.tolist()} holds a number that is not finite")
     ratios = cell @ np.linalg.inv(crystal.lattice)
     matrix = np.round(ratios).astype(np.int64)
     deviation = np.abs(matrix @ crystal.lattice - cell).max() / np.abs(cell).max()

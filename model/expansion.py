@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import block_diag, coo_array, csr_array
 
 from anharm.errors import ModelError
-from anharm.model.clusters import ClusterOrbit, encode, find_orbits, neighbours
-from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
+from anharm.model.clusters import (
+    SHELL_TOLERANCE,
+    ClusterOrbit,
+    encode,
+    find_orbits,
+    neighbours,
+    within,
+)
+from anharm.model.crystal import Crystal, IntArray, Supercell
 from anharm.model.program import MonomialTable
 from anharm.model.sum_rules import null_space, sum_rule_matrix
 from anharm.model.symmetric_tensors import energy_coefficients, exponents, symmetric_powers
@@ -90,14 +98,15 @@ class Expansion:
             Naming the largest cutoff that fits.
         """
         largest = max(max(by_bodies.values()) for by_bodies in self.cutoffs.values())
-        if largest > supercell.half_width:
+        fits = supercell.half_width + SHELL_TOLERANCE
+        if largest > fits:
             order = next(
                 n for n, by_bodies in self.cutoffs.items() if max(by_bodies.values()) == largest
             )
             raise ModelError(
                 f"expansion.cutoffs: the cutoff {largest:g} Angstrom of order {order} reaches "
                 "around the supercell; the largest cutoff that fits into this supercell is "
-                f"{np.floor(supercell.half_width * 1000) / 1000:g} Angstrom "
+                f"{np.floor(fits * 1000) / 1000:g} Angstrom "
                 "(or enlarge crystal.supercell)"
             )
 
@@ -135,7 +144,7 @@ def normalise_cutoffs(cutoffs: Cutoffs) -> dict[int, dict[int, float]]:
                 f"expansion.cutoffs: order {order} has the cutoffs {values} Angstrom; cutoffs "
                 "must be positive"
             )
-        if any(b > a for a, b in zip(values, values[1:], strict=False)):
+        if any(b > a for a, b in pairwise(values)):
             raise ModelError(
                 f"expansion.cutoffs: order {order} has cutoffs {values} Angstrom that grow with "
                 "the number of bodies; they must not"
@@ -174,18 +183,26 @@ def build_expansion(
             orbit
             for n_bodies in range(1, order + 1)
             for orbit in orbits.get(n_bodies, [])
-            if n_bodies == 1 or orbit.diameter < by_bodies[n_bodies]
+            if n_bodies == 1 or within(np.array(orbit.diameter), by_bodies[n_bodies])
         ]
         basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
         around = neighbours(ideal, by_bodies[2])
         bases.append(basis)
         solutions.append(null_space(sum_rule_matrix(basis, chosen, around, ideal.n_sites)))
+    if not any(solution.shape[1] for solution in solutions):
+        raise ModelError(
+            f"expansion.cutoffs {by_order} Angstrom leave no parameter: no two atoms of the "
+            "crystal are so close, and moving it as a whole costs nothing; enlarge the cutoffs"
+        )
     bodies, table, weights = _monomials(ideal, bases)
     return Expansion(
         crystal=ideal,
         space_group=group.symbol,
         cutoffs=by_order,
-        parameters_per_order={b.order: int(s.shape[1]) for b, s in zip(bases, solutions)},  # noqa: B905
+        parameters_per_order={
+            basis.order: int(solution.shape[1])
+            for basis, solution in zip(bases, solutions, strict=True)
+        },
         unconstrained_per_order={b.order: b.n_parameters for b in bases},
         bodies=bodies,
         monomials=table,
@@ -212,7 +229,8 @@ def _monomials(
     bodies = _distinct_bodies(crystal, bases)
     codes = encode(bodies, crystal.n_sites)
     width = max(basis.order for basis in bases)
-    variables, orders, rows, columns, values = [], [], [], [], []
+    variables = [np.empty((0, width), dtype=np.int64)]
+    orders, rows, columns, values = [], [], [], []
     n_terms = n_columns = 0
     for basis in bases:
         for cluster in basis.clusters.values():

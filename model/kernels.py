@@ -59,9 +59,7 @@ def _differentiate(
     for node in range(start, stop):
         depth = depths[node]
         while current >= depth:
-            _close(
-                current, first, products, adjoints, slots, lane_values, gradient, variables
-            )
+            _close(current, first, products, adjoints, slots, lane_values, gradient, variables)
             current -= 1
         slot = node_slots[node]
         values = lane_values[variables[first + slot]]
@@ -215,9 +213,7 @@ def summed_gradients(
 
 
 @njit(cache=True)
-def grow_forest(
-    terms: IntArray, starts: IntArray
-) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def grow_forest(terms: IntArray, starts: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Merge the common beginnings of sorted monomials into a forest, column by column.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csc_array, csr_array
@@ -29,6 +30,7 @@ class MonomialTable:
     orders: IntArray
     body_positions: FloatArray
 
+    @cached_property
     def position_sums(self) -> FloatArray:
         """(n_terms, 3) sum of the ideal positions of the factors of each monomial, Angstrom."""
         bodies = np.where(self.variables >= 0, self.variables // 3, -1)
@@ -37,7 +39,7 @@ class MonomialTable:
         return total
 
 
-@dataclass
+@dataclass(frozen=True)
 class Program:
     """One polynomial per column, ready for the kernels.
 
@@ -109,21 +111,26 @@ class Program:
         R free, cluster by cluster, as long as it depends only on the other n-1 factors of a
         monomial; taking their centroid makes R - origin = n / (n-1) (R - cluster centroid).
         """
-        entry_orders = self.table.orders[self.entry_terms]
-        stretch = np.zeros(len(self.depths))
-        stretch[self.entry_nodes] = entry_orders / np.maximum(entry_orders - 1, 1)
-        by_position = self._summed(self.coefficients * stretch, displacements, body_atoms,
-                                   self.table.body_positions)  # fmt: skip
-        centroids = self.table.position_sums()[self.entry_terms] / entry_orders[:, None]
+        by_position, *by_centroid = self._virial_coefficients
+        virials = self._summed(by_position, displacements, body_atoms, self.table.body_positions)
         ones = np.ones((len(body_atoms), 1))
-        for axis in range(3):
-            weighted = np.zeros(len(self.depths))
-            weighted[self.entry_nodes] = centroids[:, axis]
-            weighted *= self.coefficients * stretch
-            by_position[..., axis] -= self._summed(weighted, displacements, body_atoms, ones)[
-                ..., 0
-            ]
-        return -by_position
+        for axis, coefficients in enumerate(by_centroid):
+            moments = self._summed(coefficients, displacements, body_atoms, ones)
+            virials[..., axis] -= moments[..., 0]
+        return -virials
+
+    @cached_property
+    def _virial_coefficients(self) -> list[FloatArray]:
+        """Node coefficients times n / (n-1), alone and times each centroid component."""
+        entry_orders = self.table.orders[self.entry_terms]
+        stretched = np.zeros(len(self.depths))
+        stretched[self.entry_nodes] = entry_orders / np.maximum(entry_orders - 1, 1)
+        stretched *= self.coefficients
+        centroids = np.zeros((len(self.depths), 3))
+        centroids[self.entry_nodes] = (
+            self.table.position_sums[self.entry_terms] / entry_orders[:, None]
+        )
+        return [stretched, *(stretched * centroids[:, axis] for axis in range(3))]
 
     def _summed(
         self,

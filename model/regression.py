@@ -160,7 +160,9 @@ def maximise_evidence(
     alpha = dict(start)
     largest_beta = n / (square * _RELATIVE_NOISE_FLOOR**2)
     beta = 1e4 * n / square
-    for iteration in range(1, maximum_iterations + 1):
+    iteration = 0
+    while iteration < maximum_iterations:
+        iteration += 1
         solution = _solve(factor, members, alpha, beta)
         gamma = _effective_parameters(solution, members, alpha)
         new_alpha = {}

@@ -9,7 +9,7 @@ from ase.data import chemical_symbols
 from scipy.spatial import cKDTree
 
 from anharm.errors import ModelError
-from anharm.model.crystal import FloatArray, IntArray, Supercell
+from anharm.model.crystal import FloatArray, IntArray, Supercell, nearest_image
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class SiteAssignment:
             atom = int(np.argwhere(~np.isfinite(positions))[0][-2])
             raise ModelError(f"the position of atom {atom} is not a finite number")
         raw = positions - supercell.positions[self.sites]
-        moved = _nearest_image(raw, supercell.lattice)
+        raw -= _common_shift(raw, supercell.reduced_lattice)
+        moved = nearest_image(raw, supercell.reduced_lattice)
         moved -= moved.mean(axis=-2, keepdims=True)
         self._check(moved)
         displacements = np.empty_like(moved)
@@ -85,19 +86,26 @@ class SiteAssignment:
             )
 
 
-def _nearest_image(vectors: FloatArray, lattice: FloatArray) -> FloatArray:
-    """Shift by lattice vectors towards the shortest image (exact for short vectors)."""
-    fractional = vectors @ np.linalg.inv(lattice)
-    fractional -= np.round(fractional)
-    return fractional @ lattice
+def _common_shift(vectors: FloatArray, lattice: FloatArray) -> FloatArray:
+    """Circular mean (..., 1, 3) of (..., n, 3) vectors that are known up to lattice vectors.
+
+    A crystal that has drifted by half the cell has atoms on both sides of the boundary; their
+    plain mean would be far from all of them.
+    """
+    phases = vectors @ (2 * np.pi * np.linalg.inv(lattice))
+    sines, cosines = np.sin(phases), np.cos(phases)
+    mean = np.arctan2(sines.mean(axis=-2, keepdims=True), cosines.mean(axis=-2, keepdims=True))
+    shift: FloatArray = mean @ lattice / (2 * np.pi)
+    return shift
 
 
 def default_maximum_displacement(supercell: Supercell) -> float:
     """Half the nearest-neighbour distance of the ideal crystal, Angstrom."""
     crystal = supercell.crystal
     shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    images = crystal.positions[None] + (shifts @ crystal.lattice)[:, None]
-    vectors = images[:, None] - crystal.positions[None, :, None]
+    between = crystal.positions[:, None] - crystal.positions[None]
+    between = nearest_image(between, crystal.reduced_lattice)
+    vectors = between[..., None, :] + shifts @ crystal.reduced_lattice
     distances = np.linalg.norm(vectors, axis=-1).ravel()
     return float(0.5 * distances[distances > 1e-6].min())
 
@@ -149,12 +157,11 @@ def assign_sites(
 def _candidate_shifts(supercell: Supercell, positions: FloatArray) -> FloatArray:
     """No shift first, then those that put the first atom on each site of the crystal."""
     crystal = supercell.crystal
-    onto_sites = _nearest_image(positions[0] - crystal.positions, crystal.lattice)
+    onto_sites = nearest_image(positions[0] - crystal.positions, crystal.reduced_lattice)
     mean_residuals = []
     for shift in np.vstack([np.zeros((1, 3)), onto_sites]):
-        fractional = (positions - shift) @ np.linalg.inv(crystal.lattice)
-        residual = fractional[:, None] - crystal.fractional_positions[None]
-        residual = (residual - np.round(residual)) @ crystal.lattice
+        residual = (positions - shift)[:, None] - crystal.positions[None]
+        residual = nearest_image(residual, crystal.reduced_lattice)
         nearest = np.argmin(np.linalg.norm(residual, axis=-1), axis=1)
         mean_residuals.append(shift + residual[np.arange(len(positions)), nearest].mean(axis=0))
     return np.array(mean_residuals)
@@ -162,16 +169,15 @@ def _candidate_shifts(supercell: Supercell, positions: FloatArray) -> FloatArray
 
 def _nearest_sites(supercell: Supercell, positions: FloatArray) -> tuple[IntArray, FloatArray]:
     """The supercell atom nearest to each position, and its distance."""
-    crystal = supercell.crystal
+    crystal, lattice = supercell.crystal, supercell.crystal.reduced_lattice
     shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    images = (crystal.fractional_positions[:, None] + shifts[None]) @ crystal.lattice
-    tree = cKDTree(images.reshape(-1, 3))
-    fractional = positions @ np.linalg.inv(crystal.lattice)
-    home = np.floor(fractional - crystal.fractional_positions[0] + 0.5).astype(np.int64)
-    distances, index = tree.query((fractional - home) @ crystal.lattice)
-    sites, images_of = np.divmod(index, len(shifts))
-    cells = supercell.cell_index(home + shifts[images_of])
-    return sites * supercell.n_cells + cells, distances
+    around_first = nearest_image(crystal.positions - crystal.positions[0], lattice)
+    tree = cKDTree((around_first[:, None] + shifts @ lattice).reshape(-1, 3))
+    distances, index = tree.query(nearest_image(positions - crystal.positions[0], lattice))
+    sites, _ = np.divmod(index, len(shifts))
+    ideal = positions - nearest_image(positions - crystal.positions[sites], lattice)
+    cells = np.round(ideal @ np.linalg.inv(crystal.lattice) - crystal.fractional_positions[sites])
+    return sites * supercell.n_cells + supercell.cell_index(cells.astype(np.int64)), distances
 
 
 def _check_composition(expected: IntArray, given: IntArray) -> None:
@@ -199,7 +205,7 @@ def _describe_mismatch(
             f"{chemical_symbols[int(supercell.numbers[sites[atom]])]}"
         )
     if len(np.unique(sites)) < len(sites):
-        values, first, counts = np.unique(sites, return_index=True, return_counts=True)
+        values, counts = np.unique(sites, return_counts=True)
         pair = np.flatnonzero(sites == values[np.argmax(counts > 1)])[:2]
         return f"atoms {pair[0]} and {pair[1]} are nearest to the same site of the crystal"
     if distances.max() > limit:

@@ -63,9 +63,7 @@ def sum_rule_matrix(
     return _distinct_rows(matrix.tocsr())
 
 
-def _candidates(
-    bodies: IntArray, neighbour_lists: list[IntArray], n_sites: int
-) -> list[IntArray]:
+def _candidates(bodies: IntArray, neighbour_lists: list[IntArray], n_sites: int) -> list[IntArray]:
     """The atoms of a cluster and the common neighbours of all of them."""
     common: dict[int, IntArray] = {}
     for count, body in enumerate(bodies):
@@ -150,10 +148,7 @@ def _distinct_rows(matrix: csr_array) -> csr_array:
     for row in range(matrix.shape[0]):
         part = slice(matrix.indptr[row], matrix.indptr[row + 1])
         sign = np.sign(matrix.data[part][0])
-        key = (
-            matrix.indices[part].tobytes()
-            + np.round(matrix.data[part] * sign, 8).tobytes()
-        )
+        key = matrix.indices[part].tobytes() + np.round(matrix.data[part] * sign, 8).tobytes()
         seen.setdefault(key, row)
     return matrix[np.array(sorted(seen.values()), dtype=np.int64)]
 
@@ -168,6 +163,8 @@ def null_space(constraints: csr_array) -> csr_array:
     (n_parameters, n_free) sparse float
     """
     n_parameters = constraints.shape[1]
+    if n_parameters == 0:
+        return csr_array((0, 0))
     pattern = abs(constraints).T @ abs(constraints)
     n_components, component_of = connected_components(pattern, directed=False)
     by_column = constraints.tocsc()

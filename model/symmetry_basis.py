@@ -104,8 +104,10 @@ def build_symmetry_basis(
     powers: Mapping[int, FloatArray] | list[FloatArray] | None = None,
 ) -> SymmetryBasis:
     """Find the symmetry-allowed tensors of one order on all given cluster orbits."""
-    rotations = list(powers) if isinstance(powers, list) else symmetric_powers(
-        group.cartesian_rotations, order
+    rotations = (
+        list(powers)
+        if isinstance(powers, list)
+        else symmetric_powers(group.cartesian_rotations, order)
     )
     basis = SymmetryBasis(order)
     for orbit in orbits:

@@ -16,7 +16,6 @@ from anharm.model.regression import SufficientStatistics, maximise_evidence
 from anharm.model.sites import assign_sites
 
 
-
 class Trainer:
     """Collects labels as sufficient statistics and refits on demand.
 
@@ -100,9 +99,7 @@ class Trainer:
     def _lattice_sum(self, matrix: IntArray) -> LatticeSum:
         key = matrix.tobytes()
         if key not in self._sums:
-            self._sums[key] = LatticeSum(
-                self.expansion, Supercell(self.expansion.crystal, matrix)
-            )
+            self._sums[key] = LatticeSum(self.expansion, Supercell(self.expansion.crystal, matrix))
         return self._sums[key]
 
 
@@ -137,5 +134,3 @@ def fit_structures(
         except ModelError as error:
             raise ModelError(f"structure {index}: {error}") from error
     return trainer.fit(provenance=provenance)
-
-

@@ -1,0 +1,202 @@
+"""The `anharm` command: one subcommand per process or task."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anharm._version import __version__
+from anharm.errors import AnharmError
+
+RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="anharm")
+def cli() -> None:
+    """Bayesian lattice-dynamics force fields, trained while i-PI runs."""
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause is one message and an exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        cli(standalone_mode=False)
+    except AnharmError as error:
+        click.echo(f"anharm: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as ending:
+        sys.exit(ending.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("anharm: interrupted", err=True)
+        sys.exit(1)
+
+
+@cli.command()
+@RUN_FILE
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def plan(run_file: Path, as_json: bool) -> None:
+    """Say what RUN.toml asks for: parameters, memory, cost, what is reachable."""
+    from anharm.configuration import load_configuration
+    from anharm.server.plan import format_plan, make_plan
+
+    found = make_plan(load_configuration(run_file))
+    click.echo(json.dumps(found, indent=2) if as_json else format_plan(found))
+
+
+@cli.command()
+@RUN_FILE
+@click.option("--resume", is_flag=True, help="Continue the run in the run directory.")
+def run(run_file: Path, resume: bool) -> None:
+    """Train a force field during an i-PI run, everything supervised."""
+    from anharm.configuration import load_configuration
+    from anharm.progress import Progress
+    from anharm.server.summary import format_summary, summarise
+    from anharm.server.supervisor import supervise
+
+    logging.getLogger().setLevel(logging.WARNING)
+    configuration = load_configuration(run_file)
+    try:
+        with Progress() as progress:
+            supervise(configuration, resume, progress.show)
+    finally:
+        directory = configuration.run.directory
+        if (directory / "models").exists():
+            summary = summarise(directory, configuration.training.window)
+            click.echo(format_summary(summary, directory))
+
+
+@cli.command()
+@RUN_FILE
+@click.option("--resume", is_flag=True, help="Continue the record in the run directory.")
+def broker(run_file: Path, resume: bool) -> None:
+    """Run the uncertainty broker alone."""
+    from anharm.configuration import load_configuration
+    from anharm.server.broker_process import run_broker
+    from anharm.server.summary import format_summary, summarise
+
+    configuration = load_configuration(run_file)
+    run_broker(configuration, resume)
+    directory = configuration.run.directory
+    click.echo(format_summary(summarise(directory, configuration.training.window), directory))
+
+
+@cli.command()
+@RUN_FILE
+@click.option("--trajectory", default="trajectory", show_default=True, help="Name of this MD run.")
+def client(run_file: Path, trajectory: str) -> None:
+    """Run a lattice client alone: it serves i-PI with the broker's model."""
+    import numpy as np
+
+    from anharm.clients.lattice import run_lattice_client
+    from anharm.configuration import load_configuration
+    from anharm.server.engine_input import read_engine_input
+    from anharm.wire.addresses import parse_address
+
+    configuration = load_configuration(run_file)
+    configuration.require("engine")
+    assert configuration.engine is not None
+    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    run_lattice_client(
+        parse_address(engine.address),
+        configuration.run.broker_endpoint,
+        np.array(configuration.crystal.supercell),
+        trajectory=trajectory,
+        maximum_displacement=configuration.crystal.maximum_displacement,
+        connection_limit=configuration.run.connection_limit,
+    )
+
+
+@cli.command()
+@RUN_FILE
+def reference(run_file: Path) -> None:
+    """Run a reference client alone: the ASE calculator of [reference.calculator]."""
+    from anharm.clients.calculators import make_calculator
+    from anharm.clients.reference import run_reference_client
+    from anharm.configuration import load_configuration
+    from anharm.errors import ConfigurationError
+    from anharm.server.engine_input import read_engine_input
+    from anharm.wire.addresses import parse_address
+
+    configuration = load_configuration(run_file)
+    configuration.require("engine", "reference")
+    assert configuration.engine is not None and configuration.reference is not None
+    section = configuration.reference
+    if section.calculator is None:
+        raise ConfigurationError(
+            f"{run_file}: there is no [reference.calculator] for `anharm reference` to run; add "
+            'one, for example name = "tersoff-silicon", or start your own code with address '
+            f"{section.address}"
+        )
+    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    run_reference_client(
+        parse_address(section.address),
+        engine.structure,
+        make_calculator(section.calculator.name, section.calculator.parameters),
+        connection_deadline=section.connection_limit,
+    )
+
+
+@cli.command()
+@RUN_FILE
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Labelled structures (extended XYZ with energy and forces).",
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Model file.")
+def fit(run_file: Path, labels: Path, output: Path) -> None:
+    """Fit a model to labelled structures; needs only [crystal] and [expansion]."""
+    from anharm.configuration import load_configuration
+    from anharm.model import fit_structures, save_model
+    from anharm.server.learner import build_expansion_of
+    from anharm.structures import read_structures
+
+    configuration = load_configuration(run_file)
+    expansion = build_expansion_of(configuration)
+    model = fit_structures(
+        expansion,
+        read_structures(labels),
+        configuration.crystal.maximum_displacement,
+        {"labels": labels.name, "configuration": configuration.text},
+    )
+    save_model(model, output)
+    posterior = model.posterior
+    click.echo(f"{model.n_labels} labels, {expansion.n_parameters} parameters")
+    for order, determined in posterior.effective_parameters.items():
+        total = expansion.parameters_per_order[order]
+        click.echo(f"order {order}: {determined:.1f} of {total} parameters determined")
+    click.echo(f"noise {posterior.noise_std:.4g} eV/A, log evidence {posterior.log_evidence:.1f}")
+    click.echo(f"written to {output}")
+
+
+@cli.command()
+@click.argument("model_file", type=click.Path(path_type=Path), metavar="MODEL.h5")
+@click.argument("structures", type=click.Path(path_type=Path), metavar="CONFIGS.xyz")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Extended XYZ.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable statistics.")
+def evaluate(model_file: Path, structures: Path, output: Path, as_json: bool) -> None:
+    """Energy, forces, stress and force errors of structures in any order of the atoms."""
+    from anharm.evaluation import evaluate_structures
+    from anharm.model import load_model
+    from anharm.structures import read_structures
+
+    statistics: dict[str, Any] = evaluate_structures(
+        load_model(model_file), read_structures(structures), output
+    )
+    if as_json:
+        click.echo(json.dumps(statistics, indent=2))
+        return
+    for key, value in statistics.items():
+        click.echo(f"{key.replace('_', ' ')}: {value:.6g}" if value is not None else key)

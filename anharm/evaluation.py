@@ -1,0 +1,74 @@
+"""`anharm evaluate`: predictions for a file of structures, compared with labels it may hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from anharm.errors import ModelError, RunFailed
+from anharm.model import BayesianModel, StructurePredictor
+
+
+def evaluate_structures(
+    model: BayesianModel, structures: list[Atoms], output: Path
+) -> dict[str, Any]:
+    """Write predictions as extended XYZ and return statistics.
+
+    Parameters
+    ----------
+    model : BayesianModel
+    structures : list of ase.Atoms
+        In any order of the atoms; answers keep it.
+    output : Path
+        Standard keys energy, forces, stress, and the array `force_std`.
+
+    Returns
+    -------
+    dict
+        Number of structures and errors in eV/Angstrom; the force RMSE if there are labels.
+
+    Raises
+    ------
+    ModelError
+        Naming the structure that cannot be predicted.
+    RunFailed
+        If the output cannot be written.
+    """
+    predictor = StructurePredictor(model)
+    answers, squares, largest = [], [], 0.0
+    for index, atoms in enumerate(structures):
+        try:
+            results = predictor.predict(atoms)
+        except ModelError as error:
+            raise ModelError(f"structure {index}: {error}") from error
+        known = atoms.calc.results if atoms.calc is not None else {}
+        if "forces" in known:
+            squares.append(np.mean((results["forces"] - known["forces"]) ** 2))
+        answers.append(_with_results(atoms, results))
+        largest = max(largest, float(results["force_std"].max()))
+    try:
+        write(output, answers, format="extxyz")
+    except OSError as error:
+        raise RunFailed(f"cannot write {output}: {error.strerror}") from error
+    statistics: dict[str, Any] = {
+        "structures": len(structures),
+        "largest_force_std": largest,
+    }
+    if squares:
+        statistics["labelled_structures"] = len(squares)
+        statistics["force_rmse"] = float(np.sqrt(np.mean(squares)))
+    return statistics
+
+
+def _with_results(atoms: Atoms, results: dict[str, Any]) -> Atoms:
+    answer = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    answer.arrays["force_std"] = results["force_std"]
+    answer.calc = SinglePointCalculator(
+        answer, energy=results["energy"], forces=results["forces"], stress=results["stress"]
+    )
+    return answer

@@ -1,0 +1,125 @@
+"""A lattice client's conversation with the uncertainty broker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+
+import zmq
+
+from anharm.errors import RunFailed
+from anharm.wire.messages import (
+    LARGEST_FRAME,
+    PROTOCOL_VERSION,
+    Alive,
+    BadMessage,
+    Goodbye,
+    Hello,
+    Message,
+    Stop,
+    Waiting,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+_ALIVE_SECONDS = 2.0
+
+
+class RunEnded(RunFailed):
+    """The broker ended the run as intended."""
+
+
+class BrokerLink:
+    """Request and reply with the broker; it is alive as long as it says so.
+
+    Parameters
+    ----------
+    endpoint : str
+        ZeroMQ endpoint of the broker.
+    trajectory : str
+        Name of the trajectory that this client's i-PI runs.
+    silence_limit : float
+        Longest time without any message from the broker, seconds.
+    """
+
+    def __init__(self, endpoint: str, trajectory: str, silence_limit: float) -> None:
+        self.name = f"{trajectory}-{uuid.uuid4().hex[:8]}"
+        self._endpoint = endpoint
+        self._trajectory = trajectory
+        self._limit = silence_limit
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.connect(endpoint)
+        self._closed = threading.Event()
+        self._pulse = threading.Thread(target=self._keep_alive, daemon=True)
+
+    def join(self) -> Message:
+        """Introduce this client; returns the first message that is not `Waiting`."""
+        self._socket.send(encode(Hello(PROTOCOL_VERSION, self.name, self._trajectory)))
+        self._pulse.start()
+        return self.receive()
+
+    def ask(self, message: Message) -> Message:
+        """Send a message and return its answer.
+
+        Raises
+        ------
+        RunEnded, RunFailed
+            If the broker ends the run, or has been silent for too long.
+        """
+        self._socket.send(encode(message))
+        return self.receive()
+
+    def receive(self) -> Message:
+        """The broker's next message other than `Waiting`; raises as `ask` does."""
+        deadline = time.monotonic() + self._limit
+        reason = ""
+        while True:
+            if not self._socket.poll(int(1000 * max(0.0, deadline - time.monotonic()))):
+                raise RunFailed(
+                    f"the broker at {self._endpoint} has been silent for {self._limit:.0f} s; "
+                    "is `anharm broker` running with the same run.toml?"
+                )
+            frame = self._socket.recv()
+            try:
+                message = decode(frame, LARGEST_FRAME)
+            except BadMessage as error:
+                raise RunFailed(f"the broker sent what is no message: {error}") from error
+            if isinstance(message, Stop):
+                if message.failure:
+                    raise RunFailed(message.failure)
+                raise RunEnded(message.reason)
+            if not isinstance(message, Waiting):
+                return message
+            deadline = time.monotonic() + self._limit
+            if message.reason != reason:
+                reason = message.reason
+                logger.info("waiting for %s", reason or "the broker")
+
+    def leave(self, failure: str = "") -> None:
+        """Say goodbye and close."""
+        self._closed.set()
+        self._socket.send(encode(Goodbye(self.name, failure)))
+        if self._pulse.is_alive():
+            self._pulse.join()
+        self._socket.close()
+        self._context.term()
+
+    def _keep_alive(self) -> None:
+        """Tell the broker from time to time that this client is there, whatever i-PI does."""
+        message = encode(Alive(self.name))
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self._endpoint)
+        while not self._closed.wait(_ALIVE_SECONDS):
+            try:
+                socket.send(message, zmq.NOBLOCK)
+            except zmq.Again:
+                logger.debug("the broker does not take messages at the moment")
+        socket.close()

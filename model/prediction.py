@@ -1,0 +1,97 @@
+"""Predictions for structures in any order of the atoms, and the ASE calculator."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from anharm.model.bayesian_model import BayesianModel
+from anharm.model.crystal import FloatArray, Supercell, identify_supercell
+from anharm.model.force_field import ForceField
+from anharm.model.sites import assign_sites
+
+
+class StructurePredictor:
+    """Energy, forces, stress and force errors of `ase.Atoms`, whatever their supercell or order.
+
+    Parameters
+    ----------
+    model : BayesianModel
+    maximum_displacement : float, optional
+        Atoms further than this from their site are an error, Angstrom.
+    """
+
+    def __init__(self, model: BayesianModel, maximum_displacement: float | None = None) -> None:
+        self.model = model
+        self.maximum_displacement = maximum_displacement
+        self._force_fields: dict[bytes, ForceField] = {}
+
+    def predict(self, atoms: Atoms) -> dict[str, Any]:
+        """Results in the atoms' own order.
+
+        Returns
+        -------
+        dict
+            `energy` eV, `forces` (n_atoms, 3) eV/Angstrom, `stress` (6,) eV/Angstrom^3 (ASE's
+            sign and order), `force_std` (n_atoms, 3) eV/Angstrom.
+
+        Raises
+        ------
+        ModelError
+            If the structure is not a slightly displaced supercell of the model's crystal.
+        """
+        force_field = self._force_field(np.array(atoms.cell[:]))
+        force_field.check_cell(np.array(atoms.cell[:]))
+        assignment = assign_sites(
+            force_field.supercell, atoms.positions, atoms.numbers, self.maximum_displacement
+        )
+        result = force_field.predict(assignment.displacements(atoms.positions)[None])
+        assert result.virials is not None and result.force_std is not None
+        stress = -result.virials[0] / atoms.get_volume()
+        return {
+            "energy": float(result.energies[0]),
+            "forces": assignment.to_user_order(result.forces[0]),
+            "stress": stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+            "force_std": assignment.to_user_order(result.force_std[0]),
+        }
+
+    def _force_field(self, cell: FloatArray) -> ForceField:
+        matrix = identify_supercell(self.model.expansion.crystal, cell)
+        key = matrix.tobytes()
+        if key not in self._force_fields:
+            supercell = Supercell(self.model.expansion.crystal, matrix)
+            self._force_fields[key] = ForceField(self.model, supercell)
+        return self._force_fields[key]
+
+
+class LatticeCalculator(Calculator):
+    """A model as an ASE calculator; `results["force_std"]` holds the errors of the forces.
+
+    Parameters
+    ----------
+    model : BayesianModel
+
+    Examples
+    --------
+    >>> atoms.calc = LatticeCalculator(load_model("model.h5"))  # doctest: +SKIP
+    >>> atoms.get_forces(), atoms.calc.results["force_std"]  # doctest: +SKIP
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress", "force_std"]
+
+    def __init__(self, model: BayesianModel, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._predictor = StructurePredictor(model)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Evaluate everything at once; called by ASE."""
+        super().calculate(atoms, properties or ["energy"], system_changes)
+        self.results = self._predictor.predict(self.atoms)

@@ -1,0 +1,217 @@
+"""Model files: one self-describing HDF5 file per model version.
+
+The file holds the crystal, the compiled expansion (the basis that gives the parameters their
+meaning), the posterior and its hyperparameters, and the provenance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from scipy.sparse import csr_array
+
+from anharm._version import __version__
+from anharm.errors import ModelError
+from anharm.model.bayesian_model import BayesianModel
+from anharm.model.crystal import Crystal
+from anharm.model.expansion import Expansion
+from anharm.model.program import MonomialTable
+from anharm.model.regression import Posterior
+
+FORMAT = "anharm model"
+FORMAT_VERSION = 1
+
+
+def save_model(model: BayesianModel, path: Path) -> str:
+    """Write a model file durably: temporary name, synced, renamed.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file's content.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be written.
+    """
+    content = model_to_bytes(model)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ModelError(f"cannot write the model file {path}: {error.strerror}") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_model(path: Path) -> BayesianModel:
+    """Read a model file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is no model file, or is of another format version.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read the model file {path}: {error.strerror}") from error
+    return model_from_bytes(content, str(path))
+
+
+def model_to_bytes(model: BayesianModel) -> bytes:
+    """The content of a model file."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["anharm_version"] = __version__
+        file.attrs["units"] = "Angstrom, eV"
+        file.attrs["version"] = model.version
+        file.attrs["n_labels"] = model.n_labels
+        file.attrs["energy_per_cell"] = model.energy_per_cell
+        _write_expansion(file.create_group("expansion"), model.expansion)
+        _write_posterior(file.create_group("posterior"), model.posterior)
+        provenance = file.create_group("provenance")
+        for key, value in model.provenance.items():
+            provenance.attrs[key] = value
+    return buffer.getvalue()
+
+
+def model_from_bytes(content: bytes, source: str) -> BayesianModel:
+    """A model from the content of a model file; `source` names it in messages.
+
+    Raises
+    ------
+    ModelError
+        If the content is no model file, is damaged, or is of another format version.
+    """
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise ModelError(f"{source} is an HDF5 file, but not an anharm model file")
+            found = int(file.attrs["format_version"])
+            if found != FORMAT_VERSION:
+                raise ModelError(
+                    f"{source} has model format {found}; this version of anharm reads format "
+                    f"{FORMAT_VERSION}: fit the model again from its labels"
+                )
+            return BayesianModel(
+                expansion=_read_expansion(file["expansion"]),
+                posterior=_read_posterior(file["posterior"]),
+                energy_per_cell=float(file.attrs["energy_per_cell"]),
+                n_labels=int(file.attrs["n_labels"]),
+                version=int(file.attrs["version"]),
+                provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
+            )
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{source} is not a readable anharm model file: {error}") from error
+
+
+def _write_sparse(group: h5py.Group, name: str, matrix: csr_array) -> None:
+    part = group.create_group(name)
+    part.attrs["shape"] = matrix.shape
+    for key in ("data", "indices", "indptr"):
+        values = getattr(matrix, key)
+        values = values.astype(np.int64) if key != "data" else values
+        part.create_dataset(key, data=values, compression="gzip", shuffle=True)
+
+
+def _read_sparse(group: h5py.Group) -> csr_array:
+    arrays = (group["data"][()], group["indices"][()], group["indptr"][()])
+    return csr_array(arrays, shape=tuple(int(n) for n in group.attrs["shape"]))
+
+
+def _write_expansion(group: h5py.Group, expansion: Expansion) -> None:
+    group.attrs["space_group"] = expansion.space_group
+    crystal = group.create_group("crystal")
+    crystal["lattice"] = expansion.crystal.lattice
+    crystal["fractional_positions"] = expansion.crystal.fractional_positions
+    crystal["numbers"] = expansion.crystal.numbers
+    for order in expansion.orders:
+        part = group.create_group(f"order_{order}")
+        part.attrs["parameters"] = expansion.parameters_per_order[order]
+        part.attrs["unconstrained"] = expansion.unconstrained_per_order[order]
+        part["bodies"] = list(expansion.cutoffs[order])
+        part["cutoffs"] = list(expansion.cutoffs[order].values())
+    group["bodies"] = expansion.bodies
+    group.create_dataset(
+        "monomial_variables", data=expansion.monomials.variables, compression="gzip", shuffle=True
+    )
+    group["monomial_orders"] = expansion.monomials.orders
+    group["body_positions"] = expansion.monomials.body_positions
+    _write_sparse(group, "monomial_weights", expansion.monomial_weights)
+    _write_sparse(group, "constraint_basis", expansion.constraint_basis)
+
+
+def _read_expansion(group: h5py.Group) -> Expansion:
+    parts: dict[int, Any] = {
+        int(name.removeprefix("order_")): group[name]
+        for name in sorted(group)
+        if name.startswith("order_")
+    }
+    return Expansion(
+        crystal=Crystal(
+            group["crystal/lattice"][()],
+            group["crystal/fractional_positions"][()],
+            group["crystal/numbers"][()],
+        ),
+        space_group=str(group.attrs["space_group"]),
+        cutoffs={
+            order: dict(zip(part["bodies"][()].tolist(), part["cutoffs"][()].tolist(), strict=True))
+            for order, part in parts.items()
+        },
+        parameters_per_order={o: int(p.attrs["parameters"]) for o, p in parts.items()},
+        unconstrained_per_order={o: int(p.attrs["unconstrained"]) for o, p in parts.items()},
+        bodies=group["bodies"][()],
+        monomials=MonomialTable(
+            group["monomial_variables"][()],
+            group["monomial_orders"][()],
+            group["body_positions"][()],
+        ),
+        monomial_weights=_read_sparse(group["monomial_weights"]),
+        constraint_basis=_read_sparse(group["constraint_basis"]),
+    )
+
+
+def _write_posterior(group: h5py.Group, posterior: Posterior) -> None:
+    group["mean"] = posterior.mean
+    group.create_dataset("factor", data=posterior.factor, compression="gzip", shuffle=True)
+    orders = list(posterior.prior_precisions)
+    group["orders"] = orders
+    group["prior_precisions"] = [posterior.prior_precisions[g] for g in orders]
+    group["effective_parameters"] = [posterior.effective_parameters[g] for g in orders]
+    for key in ("noise_precision", "log_evidence", "n_targets", "n_iterations"):
+        group.attrs[key] = getattr(posterior, key)
+
+
+def _read_posterior(group: h5py.Group) -> Posterior:
+    orders = [int(g) for g in group["orders"][()]]
+    return Posterior(
+        mean=group["mean"][()],
+        factor=group["factor"][()],
+        prior_precisions=dict(zip(orders, group["prior_precisions"][()].tolist(), strict=True)),
+        noise_precision=float(group.attrs["noise_precision"]),
+        effective_parameters=dict(
+            zip(orders, group["effective_parameters"][()].tolist(), strict=True)
+        ),
+        log_evidence=float(group.attrs["log_evidence"]),
+        n_targets=int(group.attrs["n_targets"]),
+        n_iterations=int(group.attrs["n_iterations"]),
+    )

@@ -1,0 +1,424 @@
+"""The uncertainty broker: what it answers to each message and each label.
+
+`Broker` holds the state of a run and turns events into replies; sockets and clocks are in
+`broker_process`. A label is in the record before anything uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from anharm.configuration import RunConfiguration
+from anharm.errors import AnharmError, RunFailed
+from anharm.server.convergence import Convergence, assess_convergence
+from anharm.server.decision import (
+    Decision,
+    TrajectoryState,
+    decide,
+    refitted,
+)
+from anharm.server.decision import Observation as DecisionInput
+from anharm.server.label_checks import check_label
+from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
+from anharm.server.learner import Learner, initial_configurations
+from anharm.server.progress import ErrorHistory, ObservationLog
+from anharm.server.record import Answer, Record, Request
+from anharm.wire.driver_protocol import Configuration
+from anharm.wire.messages import (
+    PROTOCOL_VERSION,
+    Alive,
+    BadMessage,
+    ConfigurationSent,
+    Goodbye,
+    Hello,
+    Message,
+    NewModel,
+    Observation,
+    Proceed,
+    SendConfiguration,
+    Status,
+    StatusRequest,
+    Stop,
+    Waiting,
+    unpack_vectors,
+)
+
+logger = logging.getLogger(__name__)
+
+Phase = Literal["initial labels", "training", "converged", "stopped"]
+Reply = tuple[bytes, Message]
+
+
+@dataclass
+class LatticeClient:
+    """What the broker knows of one lattice client."""
+
+    name: str
+    address: bytes
+    trajectory: str
+    first_step: int
+    last_sequence: int = -1
+    wanted: Decision | None = None
+    waits_for: Literal["", "model", "label"] = ""
+    last_heard: float = 0.0
+
+
+class Broker:
+    """State of a run and its reactions; every method returns the messages to send.
+
+    Parameters
+    ----------
+    configuration : RunConfiguration
+    record : Record
+    learner : Learner
+    labelling : LabellingServer
+        Started by the caller.
+    ideal : Configuration
+        The ideal supercell, its atoms in the order of the i-PI input.
+    """
+
+    def __init__(
+        self,
+        configuration: RunConfiguration,
+        record: Record,
+        learner: Learner,
+        labelling: LabellingServer,
+        ideal: Configuration,
+    ) -> None:
+        self.settings = configuration.training
+        self.synchronous = configuration.run.mode == "synchronous"
+        self.stop_when_converged = configuration.run.stop_when_converged
+        self.attempts = configuration.reference.attempts if configuration.reference else 1
+        self.record = record
+        self.learner = learner
+        self.labelling = labelling
+        self.ideal = ideal
+        self.clients: dict[str, LatticeClient] = {}
+        self.history = ErrorHistory.from_record(record)
+        self.states = {
+            name: TrajectoryState.from_dict(content)
+            for name, content in record.trajectory_states().items()
+        }
+        self.logs: dict[str, ObservationLog] = {}
+        self.convergence = Convergence(False, "No step has been made yet.")
+        self.phase: Phase = "initial labels"
+        self.failure = ""
+        self.n_lost = 0
+        self.n_finished = 0
+        self._steps_since_label = min(
+            ((s.last_step or 0) - (s.last_label_step or 0) for s in self.states.values()),
+            default=0,
+        )
+        self._unlabelled: set[int] = set()
+        self._tries: dict[int, int] = {}
+        self._now = 0.0
+
+    # Start
+
+    def start(self) -> list[Reply]:
+        """Ask for all labels that are still missing: the initial ones and interrupted ones."""
+        settings = self.settings
+        positions = initial_configurations(
+            self.learner.system.supercell,
+            self.ideal.positions,
+            settings.initial_configurations,
+            settings.initial_displacement,
+            settings.seed,
+        )
+        for number, displaced in enumerate(positions):
+            self.record.request_for(
+                displaced, self.ideal.cell, f"initial configuration {number + 1}"
+            )
+        for request in self.record.requests():
+            if request.state != "labelled":
+                self._submit(request)
+        return self._refit_if_ready()
+
+    def _submit(self, request: Request) -> None:
+        self._unlabelled.add(request.id)
+        self._tries[request.id] = self._tries.get(request.id, 0) + 1
+        self.record.start_attempt(request.id)
+        self.labelling.submit(
+            LabelRequest(request.id, Configuration(request.cell, request.positions))
+        )
+
+    # Messages
+
+    def handle(self, address: bytes, message: Message, now: float) -> list[Reply]:
+        """React to one message of a lattice client or a supervisor.
+
+        Raises
+        ------
+        BadMessage
+            If the message makes no sense in the present state; nothing has changed then.
+        """
+        self._now = now
+        if isinstance(message, StatusRequest):
+            return self._status(address, message)
+        if isinstance(message, Hello):
+            return self._welcome(address, message)
+        if not isinstance(message, Observation | ConfigurationSent | Alive | Goodbye):
+            raise BadMessage(f"a {type(message).__name__} is for clients, not for the broker")
+        client = self.clients.get(message.client)
+        if client is not None and isinstance(message, Alive):
+            client.last_heard = now  # from a socket of its own: it may be evaluating meanwhile
+            return []
+        if client is None or client.address != address:
+            raise BadMessage(f"a {type(message).__name__} of an unknown client")
+        client.last_heard = now
+        if isinstance(message, Observation):
+            return self._observe(client, message)
+        if isinstance(message, ConfigurationSent):
+            return self._request_label(client, message)
+        if isinstance(message, Goodbye):
+            return self._part(client, message)
+        return []
+
+    def _welcome(self, address: bytes, message: Hello) -> list[Reply]:
+        if message.protocol != PROTOCOL_VERSION:
+            failure = (
+                f"the lattice client speaks protocol version {message.protocol}, the broker "
+                f"{PROTOCOL_VERSION}: install the same version of anharm on both sides"
+            )
+            return [(address, Stop("", failure))]
+        if self.phase == "stopped":
+            return [(address, Stop("the run has ended", self.failure))]
+        state = self.states.get(message.trajectory)
+        first_step = 0 if state is None or state.last_step is None else state.last_step + 1
+        client = LatticeClient(
+            message.client, address, message.trajectory, first_step, last_heard=self._now
+        )
+        self.clients[message.client] = client
+        logger.info("lattice client %s joined trajectory %s", client.name, client.trajectory)
+        if self.learner.model is None or self.phase == "initial labels":
+            client.waits_for = "model"
+            return [(address, Waiting(self.waiting_for))]
+        return [self._model_for(client)]
+
+    def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
+        if self.phase == "stopped":
+            return [(client.address, Stop("the run has ended", self.failure))]
+        if message.sequence < client.last_sequence or message.sequence < 0:
+            raise BadMessage(f"observation {message.sequence} after {client.last_sequence}")
+        if message.model_version != self.learner.version:
+            return [self._model_for(client)]
+        self.n_lost += max(0, message.sequence - client.last_sequence - 1)
+        client.last_sequence = message.sequence
+        step = client.first_step + message.sequence
+        decision = self._decide(client, step, message)
+        self._note(client, step, message)
+        if decision.verdict == "budget" and self.phase != "converged":
+            return self.stop(
+                "",
+                f"the budget of {self.settings.budget} labels is spent, and step {step} wants "
+                f"another one ({decision.rule}: error {decision.value:.4g} eV/A); raise "
+                "training.budget and resume, or accept the model as it is",
+            )
+        if decision.label and self.phase != "converged":
+            client.wanted = decision
+            self._steps_since_label = 0
+            return [(client.address, SendConfiguration(message.sequence))]
+        return [(client.address, Proceed(message.sequence)), *self._judge()]
+
+    def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
+        state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
+        taken = self.learner.n_labels + len(self._unlabelled)
+        seen = DecisionInput(step, message.force_std_max, message.model_version, taken)
+        self.states[client.trajectory], decision = decide(state, seen, self.settings)
+        if decision.verdict == "budget":
+            self.record.add_decision(decision)
+        return decision
+
+    def _note(self, client: LatticeClient, step: int, message: Observation) -> None:
+        log = self.logs.setdefault(client.trajectory, ObservationLog(client.trajectory))
+        log.add(self.record, step, message)
+        self._steps_since_label += 1
+        self.history.observe(message.model_version, step, message.force_std_max)
+
+    def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:
+        decision, client.wanted = client.wanted, None
+        if decision is None or message.sequence != client.last_sequence:
+            raise BadMessage("a configuration that was not asked for")
+        positions = unpack_vectors(message.positions, len(self.ideal.positions))
+        cell = unpack_vectors(message.cell, 3)
+        reason = f"{decision.rule} at step {decision.step} of trajectory {decision.trajectory}"
+        request = self.record.request_for(positions, cell, reason, decision)
+        logger.info("label %d wanted: %s", request.id, reason)
+        if request.state == "labelled":
+            return [(client.address, Proceed(message.sequence))]
+        self._submit(request)
+        if self.synchronous:
+            client.waits_for = "label"
+            return [(client.address, Waiting(self.waiting_for))]
+        return [(client.address, Proceed(message.sequence))]
+
+    def _part(self, client: LatticeClient, message: Goodbye) -> list[Reply]:
+        del self.clients[client.name]
+        self.n_finished += 1
+        logger.info("lattice client %s left: %s", client.name, message.failure or "i-PI ended")
+        if message.failure:
+            return self.stop("", f"the lattice client stopped: {message.failure}")
+        if not self.clients:
+            return self.stop("i-PI ended the dynamics", "")
+        return []
+
+    def _model_for(self, client: LatticeClient) -> Reply:
+        client.waits_for = ""
+        return client.address, NewModel(self.learner.version, self.learner.content)
+
+    # Labels
+
+    def receive_label(self, event: LabelReceived) -> list[Reply]:
+        """Check a label, commit it, learn it, and give the new model to those who wait."""
+        request = self.record.request(event.request_id)
+        configuration = Configuration(request.cell, request.positions)
+        answer = Answer(
+            event.evaluation.energy,
+            event.evaluation.forces,
+            event.evaluation.virial,
+            event.evaluation.extras,
+            event.client,
+            event.seconds,
+        )
+        reasons = check_label(configuration, event.evaluation)
+        if reasons:
+            return self._reject(request, answer, reasons)
+        prediction = self.learner.predict(configuration, event.evaluation)
+        label = self.record.add_label(request.id, answer, prediction=prediction)
+        if request.id in self._unlabelled:
+            self._unlabelled.discard(request.id)
+            self.learner.learn(label)
+        return self._refit_if_ready()
+
+    def _reject(self, request: Request, answer: Answer, reasons: list[str]) -> list[Reply]:
+        self.record.add_label(request.id, answer, accepted=False, reasons=reasons)
+        text = f"label {request.id} from {answer.client} was quarantined: {'; '.join(reasons)}"
+        logger.warning(text)
+        self.record.log(text, "warning")
+        tries = self._tries[request.id]
+        if tries < self.attempts:
+            self._submit(request)
+            return []
+        self.record.set_request_state(request.id, "quarantined")
+        return self.stop("", f"{text} (attempt {tries} of {self.attempts})")
+
+    def _refit_if_ready(self) -> list[Reply]:
+        """Refit when labels are new, but wait for all initial ones before the first model."""
+        if self.phase == "initial labels":
+            if self._unlabelled:
+                return []
+            self.phase = "training"
+        if not self.learner.is_current:
+            self.learner.refit()
+            self.history.refitted(self.learner.version, self.learner.n_labels)
+            for name, state in self.states.items():
+                self.states[name] = refitted(state, self.learner.version)
+        return [self._model_for(c) for c in self.clients.values() if c.waits_for]
+
+    # Convergence, status, end
+
+    def _judge(self) -> list[Reply]:
+        """Declare convergence, once, from what has been observed."""
+        if self.phase != "training" or self._steps_since_label % 10 or self._unlabelled:
+            return []
+        refits = self.history.refits(max(1, self.settings.minimum_interval))
+        self.convergence = assess_convergence(refits, self._steps_since_label, self.settings)
+        if not self.convergence.converged:
+            return []
+        self.phase = "converged"
+        text = f"training converged at step {self.n_steps}: {self.convergence.reason}"
+        logger.info(text)
+        self.record.log(text)
+        self.record.set_metadata(
+            {"converged": self.convergence.reason, "converged_step": str(self.n_steps)}
+        )
+        return self.stop("training has converged", "") if self.stop_when_converged else []
+
+    def stop(self, reason: str, failure: str) -> list[Reply]:
+        """End the run; every client is told."""
+        if self.phase != "stopped":
+            self.phase = "stopped"
+            self.failure = failure
+            self.write()
+            self.record.log(failure or reason, "error" if failure else "info")
+            self.record.set_metadata({"ended": reason, "failure": failure})
+        return [(client.address, Stop(reason, failure)) for client in self.clients.values()]
+
+    def write(self) -> None:
+        """Write the observations that are still held, with the states they lead to.
+
+        A trajectory that waits for a label will observe its last step again, so it has to wait.
+        """
+        waiting = {c.trajectory for c in self.clients.values() if c.wanted or c.waits_for}
+        for name, log in self.logs.items():
+            if name not in waiting or self.phase == "stopped":
+                log.write(self.record, self.states[name].as_dict())
+
+    def forget_silent(self, now: float, limit: float) -> None:
+        """Give up clients that have not been heard for `limit` seconds."""
+        for client in [c for c in self.clients.values() if now - c.last_heard > limit]:
+            text = f"lattice client {client.name} has been silent for {limit:.0f} s: given up"
+            logger.warning(text)
+            self.record.log(text, "warning")
+            del self.clients[client.name]
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of all trajectories."""
+        return sum(state.steps for state in self.states.values())
+
+    def reassure(self) -> list[Reply]:
+        """Tell the clients that wait that the broker is alive."""
+        return [
+            (c.address, Waiting(self.waiting_for)) for c in self.clients.values() if c.waits_for
+        ]
+
+    @property
+    def waiting_for(self) -> str:
+        """What the run waits for, in words; empty when it waits for nothing."""
+        if not self._unlabelled:
+            return "" if self.clients else "a lattice client"
+        number = len(self._unlabelled)
+        what = f"{number} {'initial ' if self.phase == 'initial labels' else ''}label"
+        plural = "s" if number > 1 else ""
+        clients = self.labelling.number_of_clients
+        return f"{what}{plural} from {clients} reference client{'s' if clients != 1 else ''}"
+
+    @property
+    def n_pending(self) -> int:
+        """Labels asked for and not received."""
+        return len(self._unlabelled)
+
+    def _status(self, address: bytes, message: StatusRequest) -> list[Reply]:
+        replies = self.stop(message.stop, "") if message.stop else []
+        state = max(self.states.values(), key=lambda s: s.steps, default=None)
+        has_errors = state is not None and len(state.errors) > 0
+        status = Status(
+            phase=self.phase,
+            waiting_for=self.waiting_for,
+            steps=self.n_steps,
+            labels=self.learner.n_labels,
+            pending=len(self._unlabelled),
+            model_version=self.learner.version,
+            error=float(state.errors[-1]) if state is not None and has_errors else -1.0,
+            average_error=float(state.mean_error or 0.0) if state and has_errors else -1.0,
+            converged=self.phase == "converged" or "converged" in self.record.metadata(),
+            convergence=self.convergence.reason,
+            failure=self.failure,
+        )
+        return [*replies, (address, status)]
+
+    def fail(self, error: AnharmError) -> list[Reply]:
+        """End the run because of an error."""
+        return self.stop("", str(error))
+
+
+def no_reference_client(address: str, seconds: float, pending: int) -> RunFailed:
+    """The error of a run that waits for labels while nobody computes them."""
+    return RunFailed(
+        f"{pending} label(s) are wanted, and no reference client has been connected to {address} "
+        f"for {seconds:.0f} s (reference.connection_limit); start one, for example "
+        "`anharm reference RUN.toml` or your DFT code with this address, and resume"
+    )

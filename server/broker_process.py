@@ -1,0 +1,302 @@
+"""The broker as a process: ZeroMQ towards lattice clients, the i-PI protocol towards references."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import zmq
+
+from anharm.configuration import RunConfiguration
+from anharm.errors import AnharmError, ConfigurationError, RunFailed
+from anharm.model.sites import assign_sites
+from anharm.server.broker import Broker, Reply, no_reference_client
+from anharm.server.engine_input import EngineInput, read_engine_input
+from anharm.server.labelling import (
+    AttemptFailed,
+    ClientJoined,
+    ClientLeft,
+    LabellingServer,
+    LabelReceived,
+    RequestFailed,
+)
+from anharm.server.learner import Learner, System, build_system
+from anharm.server.record import Record
+from anharm.wire.addresses import parse_address
+from anharm.wire.driver_protocol import Configuration
+from anharm.wire.messages import LARGEST_CLIENT_FRAME, BadMessage, decode, encode
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+_REASSURE_SECONDS = 2.0
+_WRITE_SECONDS = 1.0
+
+
+def run_broker(configuration: RunConfiguration, resume: bool) -> None:
+    """Serve one run until i-PI ends, the run is stopped, or it fails.
+
+    Parameters
+    ----------
+    configuration : RunConfiguration
+    resume : bool
+        Continue the record in the run directory instead of beginning one.
+
+    Raises
+    ------
+    AnharmError
+        With the reason why the run cannot start or go on.
+    """
+    configuration.require("engine", "reference")
+    assert configuration.engine is not None
+    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    system = build_system(configuration)
+    directory = configuration.run.directory
+    with open_record(configuration, directory, resume) as record:
+        _BrokerProcess(configuration, engine, system, record).run()
+
+
+def open_record(configuration: RunConfiguration, directory: Path, resume: bool) -> Record:
+    """Create the record of a new run, or open that of the run to resume.
+
+    Raises
+    ------
+    ConfigurationError
+        If crystal or expansion changed since the run began.
+    """
+    essential = essential_settings(configuration)
+    if not resume:
+        return Record.open(
+            directory, create=True, metadata={"configuration": configuration.text, **essential}
+        )
+    record = Record.open(directory)
+    known = record.metadata()
+    for key, value in essential.items():
+        if known.get(key, value) != value:
+            record.close()
+            raise ConfigurationError(
+                f"{configuration.path}: {key} has changed since the run in {directory} began "
+                f"(then {known[key]}, now {value}); its labels and models belong to the old "
+                "settings: restore them, or use another run.directory"
+            )
+    record.set_metadata({"configuration": configuration.text})
+    record.log("resumed")
+    return record
+
+
+def essential_settings(configuration: RunConfiguration) -> dict[str, str]:
+    """What must not change between a run and its continuation."""
+    return {
+        "crystal.primitive": configuration.crystal.primitive.read_text(errors="replace"),
+        "crystal.supercell": str(configuration.crystal.supercell),
+        "expansion.cutoffs": str(configuration.expansion.cutoffs),
+    }
+
+
+def ideal_configuration(engine: EngineInput, system: System) -> Configuration:
+    """The ideal supercell with its atoms in the order of the i-PI input."""
+    atoms = engine.structure
+    assignment = assign_sites(system.supercell, atoms.positions, np.array(atoms.numbers))
+    return Configuration(
+        np.array(atoms.cell[:]), system.supercell.positions[assignment.sites].copy()
+    )
+
+
+class _BrokerProcess:
+    """Sockets and clocks around a `Broker`."""
+
+    def __init__(
+        self,
+        configuration: RunConfiguration,
+        engine: EngineInput,
+        system: System,
+        record: Record,
+    ) -> None:
+        reference = configuration.reference
+        assert reference is not None
+        self.configuration = configuration
+        self.reference_limit = reference.connection_limit
+        self.client_limit = configuration.run.connection_limit
+        self.address = parse_address(reference.address)
+        ideal = ideal_configuration(engine, system)
+        self.labelling = LabellingServer(
+            self.address,
+            number_of_atoms=len(ideal.positions),
+            time_limit=reference.time_limit,
+            attempts=reference.attempts,
+            first_configuration=ideal if reference.first_geometry else None,
+        )
+        learner = Learner(
+            system,
+            record,
+            configuration.run.directory,
+            configuration.crystal.maximum_displacement,
+        )
+        self.record = record
+        self.broker = Broker(configuration, record, learner, self.labelling, ideal)
+        self.stopping = ""
+        self._deserted_since = time.monotonic()
+        self._lonely_since = time.monotonic()
+
+    def run(self) -> None:
+        """Serve until the broker stops."""
+        self.labelling.start()
+        try:
+            with _router(self.configuration.run.broker_endpoint) as socket, _signals(self):
+                self._send(socket, self.broker.start())
+                self._loop(socket)
+        finally:
+            self.labelling.close()
+            self.broker.write()
+        if self.broker.failure:
+            raise RunFailed(self.broker.failure)
+
+    def _loop(self, socket: zmq.Socket[bytes]) -> None:
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self.labelling.fileno(), zmq.POLLIN)
+        reassured = written = time.monotonic()
+        while self.broker.phase != "stopped":
+            ready = dict(poller.poll(int(_POLL_SECONDS * 1000)))
+            now = time.monotonic()
+            if socket in ready:
+                self._receive(socket, now)
+            if self.labelling.fileno() in ready:
+                self._receive_labels(socket)
+            if now - reassured > _REASSURE_SECONDS:
+                self._send(socket, self.broker.reassure())
+                reassured = now
+            if now - written > _WRITE_SECONDS:
+                self.broker.write()
+                written = now
+            self._check_deadlines(socket, now)
+            if self.stopping:
+                self._send(socket, self.broker.stop(self.stopping, ""))
+
+    def _receive(self, socket: zmq.Socket[bytes], now: float) -> None:
+        """Take all messages that are there; what makes no sense is logged and dropped."""
+        for _ in range(1000):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(frames) != 2:
+                logger.warning("a message of %d frames was dropped", len(frames))
+                continue
+            try:
+                self._send(socket, self.broker.handle(frames[0], decode(frames[1]), now))
+            except BadMessage as error:
+                logger.warning("a message was dropped: %s", error)
+
+    def _receive_labels(self, socket: zmq.Socket[bytes]) -> None:
+        for event in self.labelling.events():
+            if isinstance(event, LabelReceived):
+                try:
+                    self._send(socket, self.broker.receive_label(event))
+                except AnharmError as error:
+                    self._send(socket, self.broker.fail(error))
+            elif isinstance(event, RequestFailed):
+                self.record.set_request_state(event.request_id, "failed")
+                failure = f"label {event.request_id} could not be computed: {event.reason}"
+                self._send(socket, self.broker.stop("", failure))
+            elif isinstance(event, AttemptFailed):
+                self._log(
+                    f"attempt {event.attempt} at label {event.request_id} by {event.client} "
+                    f"failed: {event.reason}"
+                )
+            elif isinstance(event, ClientJoined):
+                logger.info("reference client %s joined", event.client)
+            elif isinstance(event, ClientLeft):
+                logger.info("reference client %s left: %s", event.client, event.reason)
+
+    def _log(self, text: str) -> None:
+        logger.warning(text)
+        self.record.log(text, "warning")
+
+    def _check_deadlines(self, socket: zmq.Socket[bytes], now: float) -> None:
+        """Nobody waits for ever: neither for a reference client nor for a lattice client."""
+        if self.labelling.number_of_clients or not self.broker.n_pending:
+            self._deserted_since = now
+        elif now - self._deserted_since > self.reference_limit:
+            error = no_reference_client(
+                str(self.address), self.reference_limit, self.broker.n_pending
+            )
+            self._send(socket, self.broker.fail(error))
+        self.broker.forget_silent(now, self.client_limit)
+        if self.broker.clients or self.broker.n_pending:
+            self._lonely_since = now
+        elif now - self._lonely_since > self.client_limit:
+            failure = (
+                f"no lattice client has been there for {self.client_limit:.0f} s "
+                "(run.connection_limit); start `anharm client RUN.toml` and i-PI, and resume"
+            )
+            self._send(socket, self.broker.stop("", failure))
+
+    def _send(self, socket: zmq.Socket[bytes], replies: list[Reply]) -> None:
+        for address, message in replies:
+            try:
+                socket.send_multipart([address, encode(message)], zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                logger.warning("a client could not be answered: %s", error)
+
+
+@contextmanager
+def _router(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    """A ROUTER socket bound to the endpoint, closed with its last messages sent."""
+    context = zmq.Context()
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_CLIENT_FRAME)
+    socket.setsockopt(zmq.LINGER, 2000)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    try:
+        _bind(socket, endpoint)
+        yield socket
+    finally:
+        socket.close()
+        context.term()
+        if endpoint.startswith("ipc://"):
+            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+def _bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind, in a directory of the user's own for a UNIX socket.
+
+    Raises
+    ------
+    RunFailed
+        If the endpoint is in use or cannot be made.
+    """
+    try:
+        if endpoint.startswith("ipc://"):
+            folder = Path(endpoint.removeprefix("ipc://")).parent
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():
+                raise RunFailed(f"the folder {folder} for the broker's socket is not yours")
+        socket.bind(endpoint)
+    except (OSError, zmq.ZMQError) as error:
+        raise RunFailed(
+            f"the broker cannot listen at {endpoint}: {error.strerror}; stop the process that "
+            "uses it, or set run.broker to another endpoint"
+        ) from error
+
+
+@contextmanager
+def _signals(process: _BrokerProcess) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into an orderly stop."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        process.stopping = f"stopped by {signal.Signals(number).name}"
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,217 @@
+"""The broker's model: it grows by labels, is refitted, and is written before it is used."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anharm.configuration import RunConfiguration
+from anharm.model import (
+    BayesianModel,
+    Crystal,
+    Expansion,
+    ForceField,
+    Supercell,
+    Trainer,
+    build_expansion,
+    save_model,
+)
+from anharm.model.crystal import FloatArray, as_supercell_matrix
+from anharm.model.sites import assign_sites
+from anharm.model.storage import load_model, model_to_bytes
+from anharm.server.record import Label, ModelVersion, Prediction, Record
+from anharm.structures import read_structure
+from anharm.wire.driver_protocol import Configuration, Evaluation
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "models"
+
+
+@dataclass(frozen=True)
+class System:
+    """What the configuration says about the crystal: expansion and ideal supercell."""
+
+    expansion: Expansion
+    supercell: Supercell
+
+
+def build_system(configuration: RunConfiguration) -> System:
+    """Build the expansion and the supercell of run.toml.
+
+    Raises
+    ------
+    ConfigurationError, ModelError
+        If the structure, the cutoffs or the supercell cannot be used.
+    """
+    expansion = build_expansion_of(configuration)
+    matrix = as_supercell_matrix(configuration.crystal.supercell)
+    supercell = Supercell(expansion.crystal, matrix)
+    expansion.check_supercell(supercell)
+    return System(expansion, supercell)
+
+
+def build_expansion_of(configuration: RunConfiguration) -> Expansion:
+    """Build the expansion of run.toml's [crystal] and [expansion].
+
+    Raises
+    ------
+    ConfigurationError, ModelError
+        If the structure or the cutoffs cannot be used.
+    """
+    section = configuration.crystal
+    crystal = Crystal.from_atoms(read_structure(section.primitive))
+    return build_expansion(crystal, configuration.expansion.cutoffs, section.symmetry_tolerance)
+
+
+class Learner:
+    """Labels in, model versions out; every version is a durable file before it is used.
+
+    Parameters
+    ----------
+    system : System
+    record : Record
+        Labels it already holds are learnt at once.
+    directory : Path
+        The run directory.
+    maximum_displacement : float, optional
+        Atoms further than this from their site are an error, Angstrom.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        record: Record,
+        directory: Path,
+        maximum_displacement: float | None = None,
+    ) -> None:
+        self.system = system
+        self.model: BayesianModel | None = None
+        self.content = b""
+        self.refit_seconds = 0.0
+        self._record = record
+        self._directory = directory
+        self._maximum_displacement = maximum_displacement
+        self._trainer = Trainer(system.expansion, maximum_displacement)
+        self._label_ids: list[int] = []
+        self._force_field: ForceField | None = None
+        for label in record.labels():
+            self._learn(label)
+        self._load_latest()
+
+    @property
+    def version(self) -> int:
+        """The current model version; 0 before the first."""
+        return self.model.version if self.model is not None else 0
+
+    @property
+    def n_labels(self) -> int:
+        """Labels learnt so far."""
+        return len(self._label_ids)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the model knows every label."""
+        return self.model is not None and self.model.n_labels == self.n_labels
+
+    def predict(self, configuration: Configuration, evaluation: Evaluation) -> Prediction | None:
+        """How well the current model foretells a label, before the label is learnt."""
+        if self._force_field is None:
+            return None
+        assignment = assign_sites(
+            self.system.supercell, configuration.positions, None, self._maximum_displacement
+        )
+        displacements = assignment.displacements(configuration.positions)
+        result = self._force_field.predict(displacements[None], errors=False, virial=False)
+        difference = assignment.to_user_order(result.forces[0]) - evaluation.forces
+        return Prediction(
+            energy=float(result.energies[0]),
+            force_rmse=float(np.sqrt(np.mean(difference**2))),
+            model_version=self.version,
+        )
+
+    def learn(self, label: Label) -> None:
+        """Add one label that the record already holds."""
+        self._learn(label)
+
+    def refit(self) -> BayesianModel:
+        """Fit to all labels, write the new version, note it in the record, and use it."""
+        started = time.perf_counter()
+        version = self.version + 1
+        model = self._trainer.fit(
+            version, {"labels": ",".join(str(number) for number in self._label_ids)}
+        )
+        path = self._directory / MODEL_FOLDER / f"model-{version:04d}.h5"
+        path.parent.mkdir(exist_ok=True)
+        digest = save_model(model, path)
+        posterior = model.posterior
+        self._record.add_model(
+            ModelVersion(
+                version,
+                str(path.relative_to(self._directory)),
+                digest,
+                tuple(self._label_ids),
+                {
+                    "noise_std": posterior.noise_std,
+                    "prior_precisions": {str(k): v for k, v in posterior.prior_precisions.items()},
+                    "effective_parameters": {
+                        str(k): v for k, v in posterior.effective_parameters.items()
+                    },
+                    "log_evidence": posterior.log_evidence,
+                },
+            )
+        )
+        self._use(model)
+        self.refit_seconds = time.perf_counter() - started
+        logger.info("model %d from %d labels in %.3f s", version, self.n_labels, self.refit_seconds)
+        return model
+
+    def _learn(self, label: Label) -> None:
+        self._trainer.add(
+            label.request.cell, label.request.positions, label.answer.forces, label.answer.energy
+        )
+        self._label_ids.append(label.id)
+
+    def _load_latest(self) -> None:
+        """Take up the latest model version of an earlier run in this directory."""
+        versions = self._record.models()
+        if versions:
+            self._use(load_model(self._directory / versions[-1].path))
+
+    def _use(self, model: BayesianModel) -> None:
+        if self._force_field is None:
+            self._force_field = ForceField(model, self.system.supercell)
+        else:
+            self._force_field.use(model)
+        self.model = model
+        self.content = model_to_bytes(model)
+
+
+def initial_configurations(
+    supercell: Supercell, positions: FloatArray, number: int, displacement: float, seed: int
+) -> list[FloatArray]:
+    """Slightly displaced configurations to begin with, in the user's order of atoms.
+
+    Parameters
+    ----------
+    supercell : Supercell
+    positions : (n_atoms, 3) float
+        Ideal positions in the order of the i-PI input, Angstrom.
+    number : int
+    displacement : float
+        Standard deviation of each Cartesian component, Angstrom.
+    seed : int
+        The same seed gives the same configurations, so that a resumed run repeats none.
+
+    Returns
+    -------
+    list of (n_atoms, 3) float
+    """
+    random = np.random.default_rng(seed)
+    return [
+        positions + random.normal(0, displacement, (supercell.n_atoms, 3)) for _ in range(number)
+    ]

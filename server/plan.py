@@ -1,0 +1,106 @@
+"""`anharm plan`: what a run.toml asks for, before anything expensive is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anharm.configuration import RunConfiguration
+from anharm.errors import AnharmError
+from anharm.model.sites import default_maximum_displacement
+from anharm.server.learner import build_system
+from anharm.server.preflight import is_in_use, prepare
+from anharm.wire.addresses import parse_address
+
+_BYTES = 8
+
+
+def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
+    """Parameters per order, memory, cost per step, and whether everything is there.
+
+    Raises
+    ------
+    AnharmError
+        If crystal or expansion cannot be used.
+    """
+    system = build_system(configuration)
+    expansion, supercell = system.expansion, system.supercell
+    n_parameters = expansion.n_parameters
+    n_components = 3 * supercell.n_atoms
+    n_unconstrained = sum(expansion.unconstrained_per_order.values())
+    posterior = 2 * (n_parameters + 1) ** 2 * _BYTES
+    rows = n_components * (n_unconstrained + n_parameters) * _BYTES
+    limit = configuration.crystal.maximum_displacement
+    found: dict[str, Any] = {
+        "space_group": expansion.space_group,
+        "atoms": supercell.n_atoms,
+        "cutoffs": {str(n): c for n, c in expansion.cutoffs.items()},
+        "parameters": {str(n): m for n, m in expansion.parameters_per_order.items()},
+        "parameters_total": n_parameters,
+        "parameters_before_sum_rules": {
+            str(n): m for n, m in expansion.unconstrained_per_order.items()
+        },
+        "labels_to_determine_all": int(np.ceil(n_parameters / max(1, n_components - 3))),
+        "largest_cutoff_that_fits": round(supercell.half_width, 4),
+        "maximum_displacement": round(limit or default_maximum_displacement(supercell), 4),
+        "memory_mb": round((posterior + 2 * rows) / 2**20, 3),
+        "monomials_per_cell": len(expansion.monomials.orders),
+        "megaflop_per_force_evaluation": round(
+            6e-6 * len(expansion.monomials.orders) * supercell.n_cells, 3
+        ),
+        "megaflop_per_error_evaluation": round(
+            2e-6 * n_components * n_unconstrained * n_parameters, 3
+        ),
+    }
+    if configuration.engine is not None and configuration.reference is not None:
+        found["reachability"] = _reachability(configuration)
+    return found
+
+
+def _reachability(configuration: RunConfiguration) -> dict[str, str]:
+    """What a run needs: inputs that agree, executables, free addresses."""
+    assert configuration.reference is not None
+    try:
+        preparation = prepare(configuration)
+    except AnharmError as error:
+        return {"inputs": f"not ready: {error}"}
+    commands = [preparation.engine_command[0], *(c[0] for c in preparation.reference_commands)]
+    result = {
+        "inputs": "consistent",
+        "executables": ", ".join(dict.fromkeys(commands)),
+    }
+    for name, text in {
+        "i-PI": preparation.engine.address,
+        "reference": configuration.reference.address,
+        "broker": configuration.run.broker_endpoint.replace("ipc://", "unix:"),
+    }.items():
+        state = "in use" if is_in_use(parse_address(text)) else "free"
+        result[f"address of {name}"] = f"{text} ({state})"
+    return result
+
+
+def format_plan(found: dict[str, Any]) -> str:
+    """The plan as text."""
+    lines = [
+        f"space group {found['space_group']}, {found['atoms']} atoms",
+        "",
+        "order   cutoffs by bodies (A)             parameters   before sum rules",
+    ]
+    for order, count in found["parameters"].items():
+        cutoffs = ", ".join(f"{n}: {c:g}" for n, c in found["cutoffs"][order].items())
+        before = found["parameters_before_sum_rules"][order]
+        lines.append(f"{order:<7s} {cutoffs:<33s} {count:>10d}   {before:>16d}")
+    lines += [
+        f"{'total':<41s} {found['parameters_total']:>10d}",
+        "",
+        f"labels to determine all parameters   {found['labels_to_determine_all']} at least",
+        f"largest cutoff that fits             {found['largest_cutoff_that_fits']} A",
+        f"an atom may move                     {found['maximum_displacement']} A from its site",
+        f"memory for fit and errors            {found['memory_mb']} MB",
+        f"cost of forces                       {found['megaflop_per_force_evaluation']} Mflop",
+        f"cost of force errors                 {found['megaflop_per_error_evaluation']} Mflop",
+    ]
+    for name, state in found.get("reachability", {}).items():
+        lines.append(f"{name:<36s} {state}")
+    return "\n".join(lines)

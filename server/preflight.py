@@ -1,0 +1,207 @@
+"""Checks before anything starts: what would fail later fails here, within seconds."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from anharm.configuration import RunConfiguration
+from anharm.errors import ConfigurationError, RunFailed
+from anharm.server.engine_consistency import check_consistency, read_dft_input
+from anharm.server.engine_input import EngineInput, read_engine_input
+from anharm.server.learner import System, build_system
+from anharm.server.record_database import FILE_NAME
+from anharm.wire.addresses import SocketAddress, parse_address
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that a run needs, found to be consistent."""
+
+    configuration: RunConfiguration
+    engine: EngineInput
+    system: System
+    engine_command: tuple[str, ...]
+    reference_commands: tuple[tuple[str, ...], ...]
+
+
+def prepare(configuration: RunConfiguration) -> Preparation:
+    """Read every input and compare them.
+
+    Raises
+    ------
+    AnharmError
+        Naming what is missing or inconsistent.
+    """
+    configuration.require("engine", "reference")
+    assert configuration.engine is not None and configuration.reference is not None
+    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    system = build_system(configuration)
+    reference = configuration.reference
+    dft = None
+    if reference.input is not None:
+        dft = read_dft_input(reference.input, reference.input_format)
+    check_consistency(engine, system.supercell.to_atoms(), dft)
+    return Preparation(
+        configuration,
+        engine,
+        system,
+        resolve_command(configuration.engine.command, "engine.command"),
+        _reference_commands(configuration),
+    )
+
+
+def _reference_commands(configuration: RunConfiguration) -> tuple[tuple[str, ...], ...]:
+    """Command lines of the reference clients that this run starts itself."""
+    reference = configuration.reference
+    assert reference is not None
+    if reference.calculator is not None:
+        own = (sys.executable, "-m", "anharm", "reference", str(configuration.path))
+        return (own,) * reference.clients
+    return tuple(
+        resolve_command(line, "reference.command", {"run": str(configuration.path)})
+        for line in reference.command_lines
+    )
+
+
+def resolve_command(line: str, key: str, names: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Split a command line and find its executable.
+
+    Raises
+    ------
+    ConfigurationError
+        If the executable is not there.
+    """
+    words = shlex.split(line)
+    for name, value in (names or {}).items():
+        words = [word.replace("{" + name + "}", value) for word in words]
+    executable = shutil.which(words[0], path=search_path())
+    if executable is None:
+        raise ConfigurationError(
+            f"{key}: the executable {words[0]!r} was not found on this machine; install it, or "
+            "give its full path"
+        )
+    return (executable, *words[1:])
+
+
+def search_path() -> str:
+    """PATH with this Python's own folder first, where i-PI and anharm are installed."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def check_sockets_free(preparation: Preparation) -> None:
+    """Refuse addresses at which somebody listens already.
+
+    Raises
+    ------
+    RunFailed
+        Naming the address and what to do.
+    """
+    configuration = preparation.configuration
+    assert configuration.reference is not None
+    addresses = {
+        f"i-PI's <ffsocket> in {preparation.engine.path}": preparation.engine.address,
+        "reference.address": configuration.reference.address,
+        "run.broker": configuration.run.broker_endpoint.replace("ipc://", "unix:"),
+    }
+    for what, text in addresses.items():
+        address = parse_address(text)
+        if is_in_use(address):
+            raise RunFailed(
+                f"{what}: somebody listens at {address} already, perhaps another run; stop that "
+                "process, or choose another address"
+            )
+    engine_address = parse_address(preparation.engine.address)
+    if engine_address.kind == "unix" and Path(engine_address.path).is_socket():
+        Path(engine_address.path).unlink()  # left behind by an i-PI that was killed
+
+
+def is_in_use(address: SocketAddress) -> bool:
+    """Whether a server answers at an address of this machine."""
+    if address.kind == "unix":
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        target: str | tuple[str, int] = str(address.path)
+    else:
+        peer = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        target = (str(address.host), int(address.port or 0))
+    with peer:
+        peer.settimeout(2.0)
+        try:
+            peer.connect(target)
+        except OSError:
+            return False
+        return True
+
+
+def prepare_directory(preparation: Preparation, resume: bool) -> Path:
+    """Make the run directory and give i-PI its input there; returns what i-PI is to read.
+
+    Raises
+    ------
+    ConfigurationError
+        If a run is there already and shall not be resumed, or the other way round, or the i-PI
+        input has changed.
+    RunFailed
+        If the directory cannot be written.
+    """
+    directory = preparation.configuration.run.directory
+    record = directory / FILE_NAME
+    if record.exists() and not resume:
+        raise ConfigurationError(
+            f"{directory} holds a run already; add --resume to continue it, or choose another "
+            "run.directory"
+        )
+    if resume and not record.exists():
+        raise ConfigurationError(
+            f"{directory} holds no run to resume; leave out --resume to begin one"
+        )
+    source = preparation.engine.path
+    copy = directory / source.name
+    try:
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+        if resume and copy.exists():
+            if copy.read_bytes() != source.read_bytes():
+                raise ConfigurationError(
+                    f"{source} has changed since the run in {directory} began; restore it, or "
+                    "use another run.directory"
+                )
+        else:
+            for name in (Path(source.name), *preparation.engine.files):
+                target = directory / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source.parent / name, target)
+    except OSError as error:
+        raise RunFailed(
+            f"the run directory {directory} cannot be written: {error.strerror}"
+        ) from error
+    restart = directory / "RESTART"
+    return restart if resume and restart.exists() else copy
+
+
+def prepare_reference_directory(preparation: Preparation, number: int) -> Path:
+    """Make the working folder of a reference client and copy its files there.
+
+    Raises
+    ------
+    RunFailed
+        If it cannot be written.
+    """
+    configuration = preparation.configuration
+    assert configuration.reference is not None
+    folder = configuration.run.directory / f"reference-{number}"
+    files = list(configuration.reference.files)
+    if configuration.reference.input is not None:
+        files.append(configuration.reference.input)
+    try:
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+    except OSError as error:
+        raise RunFailed(f"{folder} cannot be written: {error.strerror}") from error
+    return folder

@@ -1,0 +1,112 @@
+"""What a run did, read from its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anharm.server.record import Record
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Result of a run.
+
+    Attributes
+    ----------
+    steps, labels, models : int
+    error_start, error_end : float or None
+        Bayesian error max_i sigma_i averaged over the first and the last steps (at most the
+        training window), eV/Angstrom.
+    label_rmse : tuple of float
+        Force RMSE of each label before it was learnt, in their order, eV/Angstrom.
+    converged : str
+        Why training converged; empty if it has not.
+    converged_step : int or None
+    failure : str
+        Why the run failed; empty if it did not.
+    quarantined : int
+        Answers of the reference that failed their checks.
+    """
+
+    steps: int
+    labels: int
+    models: int
+    error_start: float | None
+    error_end: float | None
+    label_rmse: tuple[float, ...]
+    converged: str
+    converged_step: int | None
+    failure: str
+    quarantined: int
+
+
+def summarise(directory: Path, window: int) -> Summary:
+    """Read the summary of the run in a directory.
+
+    Parameters
+    ----------
+    directory : Path
+    window : int
+        Steps to average over.
+
+    Raises
+    ------
+    AnharmError
+        If there is no readable record.
+    """
+    with Record.open(directory, read_only=True) as record:
+        known = record.metadata()
+        chunks = list(record.observations())
+        errors = np.concatenate([c.maximum for c in chunks]) if chunks else np.empty(0)
+        steps = {(c.trajectory, step) for c in chunks for step in c.steps.tolist()}
+        predictions = [label.prediction for label in record.labels()]
+        average = max(1, min(window, len(errors) // 2))
+        return Summary(
+            steps=len(steps),
+            labels=record.label_count(),
+            models=len(record.models()),
+            error_start=float(errors[:average].mean()) if len(errors) else None,
+            error_end=float(errors[-average:].mean()) if len(errors) else None,
+            label_rmse=tuple(p.force_rmse for p in predictions if p is not None),
+            converged=known.get("converged", ""),
+            converged_step=int(known["converged_step"]) if "converged_step" in known else None,
+            failure=known.get("failure", ""),
+            quarantined=sum(1 for _ in record.rejected_labels()),
+        )
+
+
+def format_summary(summary: Summary, directory: Path) -> str:
+    """The summary as text."""
+    lines = [
+        f"steps                    {summary.steps}",
+        f"labels                   {summary.labels}",
+        f"model versions           {summary.models}",
+    ]
+    if summary.error_start is not None and summary.error_end is not None:
+        lines.append(
+            f"average error            {summary.error_start:.4f} eV/A at the start, "
+            f"{summary.error_end:.4f} eV/A at the end"
+        )
+    if summary.label_rmse:
+        rmse = summary.label_rmse
+        lines.append(
+            f"force RMSE of labels     {rmse[0]:.4f} eV/A (first) to {rmse[-1]:.4f} eV/A (last) "
+            "before they were learnt"
+        )
+    if summary.quarantined:
+        lines.append(f"quarantined answers      {summary.quarantined}")
+    if summary.converged:
+        lines.append(f"converged                at step {summary.converged_step}")
+        lines.append(f"                         {summary.converged}")
+    else:
+        lines.append("converged                no; run longer, or resume with more steps")
+    lines += [
+        f"record                   {directory / 'record.sqlite'}",
+        f"models                   {directory / 'models'}",
+        f"logs                     {directory / 'logs'}",
+        f"i-PI's own output        {directory}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,239 @@
+"""`anharm run`: starts i-PI, the broker and the clients, watches them, and ends them together."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from anharm.configuration import RunConfiguration
+from anharm.errors import RunFailed
+from anharm.server.preflight import (
+    Preparation,
+    check_sockets_free,
+    prepare,
+    prepare_directory,
+    prepare_reference_directory,
+    search_path,
+)
+from anharm.server.processes import ManagedProcess, wait_until_ended
+from anharm.wire.messages import Status, StatusRequest, decode, encode
+
+logger = logging.getLogger(__name__)
+
+Show = Callable[[Status], None]
+
+_LOOK_SECONDS = 0.3
+_START_SECONDS = 60.0
+_END_SECONDS = 30.0
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+# pw.x of some distributions refuses to run as root (in a container, say) without these.
+_ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+class Interrupted(RunFailed):
+    """The user stopped the run."""
+
+
+def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None:
+    """Run the whole job in this process's children.
+
+    Parameters
+    ----------
+    configuration : RunConfiguration
+    resume : bool
+    show : callable
+        Called with the broker's status a few times per second.
+
+    Raises
+    ------
+    AnharmError
+        If the run cannot start, fails, or is interrupted. No child is left in any case.
+    """
+    preparation = prepare(configuration)
+    engine_input = prepare_directory(preparation, resume)
+    check_sockets_free(preparation)
+    supervisor = _Supervisor(preparation, engine_input, resume, show)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        supervisor.run()
+    except KeyboardInterrupt:
+        supervisor.interrupt()
+        raise Interrupted(
+            "interrupted; all labels are kept, and `anharm run "
+            f"{configuration.path} --resume` continues"
+        ) from None
+    finally:
+        supervisor.end_all()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+class _Supervisor:
+    """The children of one run."""
+
+    def __init__(
+        self, preparation: Preparation, engine_input: Path, resume: bool, show: Show
+    ) -> None:
+        self.preparation = preparation
+        self.configuration = preparation.configuration
+        self.directory = self.configuration.run.directory
+        self.engine_input = engine_input
+        self.resume = resume
+        self.show = show
+        self.children: list[ManagedProcess] = []
+        self.references: list[ManagedProcess] = []
+        self.broker: ManagedProcess | None = None
+        self.client: ManagedProcess | None = None
+        self.engine: ManagedProcess | None = None
+        self._line = _StatusLine(self.configuration.run.broker_endpoint)
+
+    def run(self) -> None:
+        """Start everything, watch it, and return when i-PI and the broker have ended."""
+        flags = ["--resume"] if self.resume else []
+        self.broker = self._start("broker", self._own("broker", *flags))
+        self._await_broker()
+        for number, command in enumerate(self.preparation.reference_commands, start=1):
+            folder = prepare_reference_directory(self.preparation, number)
+            self.references.append(self._start(f"reference-{number}", command, folder))
+        self.client = self._start("client", self._own("client"))
+        self._await_first_model()
+        command = (*self.preparation.engine_command, self.engine_input.name)
+        self.engine = self._start("i-pi", command)
+        self._watch()
+
+    def _own(self, *words: str) -> tuple[str, ...]:
+        """A command of ours, in this Python."""
+        path = str(self.configuration.path)
+        return (sys.executable, "-m", "anharm", words[0], path, *words[1:])
+
+    def _start(
+        self, name: str, command: tuple[str, ...], folder: Path | None = None
+    ) -> ManagedProcess:
+        environment = {"PATH": search_path(), "PYTHONUNBUFFERED": "1", **_ALLOW_MPI_AS_ROOT}
+        if name in ("broker", "client", "i-pi"):
+            environment |= _ONE_THREAD
+        log = self.directory / "logs" / f"{name}.log"
+        child = ManagedProcess(name, command, folder or self.directory, log, environment)
+        self.children.append(child)
+        return child
+
+    def _await_broker(self) -> None:
+        """Until the broker answers: reference codes do not wait for their server."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self._line.ask(_LOOK_SECONDS) is None:
+            self._check_broker()
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"the broker did not answer within {_START_SECONDS:.0f} s; see "
+                    f"{self.directory / 'logs' / 'broker.log'}"
+                )
+
+    def _await_first_model(self) -> None:
+        """Until the initial labels are learnt; i-PI has nothing to do before."""
+        while True:
+            status = self._look()
+            if (
+                status is not None
+                and status.model_version > 0
+                and status.phase != ("initial labels")
+            ):
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _watch(self) -> None:
+        """Until i-PI or the broker ends."""
+        assert self.engine is not None and self.broker is not None and self.client is not None
+        while self.engine.is_running and self.broker.is_running:
+            self._look()
+            time.sleep(_LOOK_SECONDS)
+        if not self.broker.is_running:
+            self._check_broker()
+            self.engine.signal(signal.SIGTERM)  # the run was stopped: i-PI writes its RESTART
+        self.engine.wait(_END_SECONDS)
+        wait_until_ended([self.client, self.broker], _END_SECONDS)
+        self._check_broker()
+        if self.engine.exit_code not in (0, None, -signal.SIGTERM):
+            raise RunFailed(self._died(self.engine))
+
+    def _look(self) -> Status | None:
+        """Show how the run stands, and find what has gone wrong."""
+        status = self._line.ask(_LOOK_SECONDS)
+        if status is not None:
+            self.show(status)
+        self._check_broker()
+        deserted = self.references and not any(child.is_running for child in self.references)
+        if deserted and status is not None and status.pending:
+            raise RunFailed(self._died(self.references[0]))
+        if self.client is not None and self.client.exit_code not in (None, 0):
+            raise RunFailed(self._died(self.client))
+        if self.engine is not None and self.engine.exit_code not in (None, 0):
+            raise RunFailed(self._died(self.engine))
+        return status
+
+    def _check_broker(self) -> None:
+        """The broker knows best why a run failed."""
+        assert self.broker is not None
+        if self.broker.exit_code in (None, 0):
+            return
+        self.broker.wait(_END_SECONDS)
+        words = self.broker.last_words(1)
+        raise RunFailed(words.removeprefix("anharm: ") or self._died(self.broker))
+
+    def _died(self, child: ManagedProcess) -> str:
+        return (
+            f"{child.name} ended with exit code {child.exit_code}; the end of {child.log}:\n"
+            f"{child.last_words()}"
+        )
+
+    def interrupt(self) -> None:
+        """End in good order: i-PI writes its RESTART, the broker its last observations."""
+        if self.engine is not None:
+            self.engine.signal(signal.SIGTERM)
+            self.engine.wait(_END_SECONDS / 3)
+        if self.broker is not None:
+            self.broker.signal(signal.SIGTERM)
+            self.broker.wait(_END_SECONDS / 3)
+
+    def end_all(self) -> None:
+        """End every child that is left."""
+        for child in reversed(self.children):
+            if child.is_running:
+                child.end()
+        self._line.close()
+
+
+class _StatusLine:
+    """Asks the broker for its status."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(endpoint)
+        self._asked = False
+
+    def ask(self, seconds: float) -> Status | None:
+        """The broker's status, or None if it does not answer in time."""
+        if not self._asked:
+            self._socket.send(encode(StatusRequest("")))
+            self._asked = True
+        if not self._socket.poll(int(seconds * 1000)):
+            return None
+        self._asked = False
+        message = decode(self._socket.recv())
+        return message if isinstance(message, Status) else None
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+        self._context.term()

@@ -1,0 +1,228 @@
+"""Messages between lattice clients, supervisor and broker: msgpack maps over ZeroMQ.
+
+Every message is one frozen dataclass here. A frame from a peer is bounded in size, must decode to
+a map with exactly the fields of its kind, and every field must have its type; anything else raises
+`BadMessage` and is never used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+PROTOCOL_VERSION = 1
+LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
+LARGEST_CLIENT_FRAME = 1 << 26  # bytes; a configuration of a million atoms is 24 MB
+_LARGEST_TEXT = 1 << 16
+
+
+class BadMessage(ValueError):
+    """A frame that is not a message of this protocol."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A lattice client asks for the model."""
+
+    protocol: int
+    client: str
+    trajectory: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one evaluation of the model says about its errors (eV/Angstrom; energy in eV)."""
+
+    client: str
+    sequence: int
+    model_version: int
+    force_std_max: float
+    force_std_mean: float
+    force_std_rms: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class ConfigurationSent:
+    """A configuration that needs a label: (3, 3) cell and (N, 3) positions, Angstrom."""
+
+    client: str
+    sequence: int
+    cell: bytes
+    positions: bytes
+
+    @classmethod
+    def of(
+        cls, client: str, sequence: int, cell: NDArray[np.float64], positions: NDArray[np.float64]
+    ) -> ConfigurationSent:
+        """Pack arrays as little-endian float64."""
+        return cls(client, sequence, pack(cell), pack(positions))
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A lattice client is there, though it has nothing to evaluate."""
+
+    client: str
+
+
+@dataclass(frozen=True)
+class Goodbye:
+    """A lattice client ends; `failure` is empty when i-PI told it to."""
+
+    client: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class StatusRequest:
+    """A supervisor asks how the run stands; `stop` asks the broker to end with that reason."""
+
+    stop: str
+
+
+@dataclass(frozen=True)
+class Proceed:
+    """The evaluation may be answered to i-PI as it is."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class SendConfiguration:
+    """The broker wants a label of this evaluation's configuration."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """Another model version (the content of its file); evaluate again and observe again."""
+
+    version: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The broker is alive, and this is what it waits for."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The run ends; `failure` is empty when it ends as intended."""
+
+    reason: str
+    failure: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How the run stands (errors in eV/Angstrom, -1 where there is none yet)."""
+
+    phase: str
+    waiting_for: str
+    steps: int
+    labels: int
+    pending: int
+    model_version: int
+    error: float
+    average_error: float
+    converged: bool
+    convergence: str
+    failure: str
+
+
+Message = (
+    Hello
+    | Observation
+    | ConfigurationSent
+    | Alive
+    | Goodbye
+    | StatusRequest
+    | Proceed
+    | SendConfiguration
+    | NewModel
+    | Waiting
+    | Stop
+    | Status
+)
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
+_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bytes": bytes, "bool": bool}
+
+
+def encode(message: Message) -> bytes:
+    """One frame."""
+    return bytes(msgpack.packb({"kind": type(message).__name__, **message.__dict__}))
+
+
+def decode(frame: bytes, largest: int = LARGEST_CLIENT_FRAME) -> Message:
+    """The message of one frame.
+
+    Raises
+    ------
+    BadMessage
+        If the frame is too large, malformed, of an unknown kind, or has a wrong field.
+    """
+    if len(frame) > largest:
+        raise BadMessage(f"a frame of {len(frame)} bytes exceeds the limit of {largest}")
+    try:
+        content = msgpack.unpackb(
+            frame, max_array_len=0, max_map_len=32, max_ext_len=0, max_bin_len=largest
+        )
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise BadMessage(f"not msgpack: {error}") from error
+    if not isinstance(content, dict):
+        raise BadMessage("not a map")
+    kind = _KINDS.get(content.pop("kind", None)) if _hashable(content.get("kind")) else None
+    if kind is None:
+        raise BadMessage("of no known kind")
+    return _checked(kind, content)
+
+
+def _hashable(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _checked(kind: Any, content: dict[str, Any]) -> Message:
+    expected = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
+    if content.keys() != expected.keys():
+        raise BadMessage(f"{kind.__name__} with the fields {sorted(map(str, content))[:12]}")
+    for name, value in content.items():
+        if type(value) is not expected[name]:
+            raise BadMessage(f"{kind.__name__}.{name} is a {type(value).__name__}")
+        if isinstance(value, float) and not isfinite(value):
+            raise BadMessage(f"{kind.__name__}.{name} is not a finite number")
+        if isinstance(value, str) and len(value) > _LARGEST_TEXT:
+            raise BadMessage(f"{kind.__name__}.{name} is {len(value)} characters long")
+    message: Message = kind(**content)
+    return message
+
+
+def pack(array: NDArray[np.float64]) -> bytes:
+    """An array of vectors as little-endian float64."""
+    return np.ascontiguousarray(array, dtype="<f8").tobytes()
+
+
+def unpack_vectors(content: bytes, n_vectors: int) -> NDArray[np.float64]:
+    """(n_vectors, 3) float64 from `pack`.
+
+    Raises
+    ------
+    BadMessage
+        If the size differs or a number is not finite.
+    """
+    if len(content) != n_vectors * 24:
+        raise BadMessage(f"{len(content)} bytes where {n_vectors} vectors were expected")
+    vectors = np.frombuffer(content, dtype="<f8").astype(np.float64).reshape(n_vectors, 3)
+    if not np.isfinite(vectors).all():
+        raise BadMessage("a vector is not finite")
+    return vectors
