@@ -6,8 +6,10 @@ maximum. Added to it are audit steps, taken at random to keep the calibration ho
 a budget. The first rule that matches decides:
 
 1. a step that has its label already, evaluated again by the new model: no label;
-2. error above `maximum`: label;
-3. fewer than `minimum_interval` steps since the last refit or request: no label;
+2. fewer than `minimum_interval` steps since the last refit or request: no label, since
+   neighbouring steps teach the same thing and a maximum set too low would call the
+   reference at every step;
+3. error above `maximum`: label;
 4. audit step: label;
 5. error above factor x average, or above the fixed threshold: label.
 
@@ -206,11 +208,11 @@ def _first_match(
     step, error = observation.step, observation.error
     if step == state.last_label_step:
         return "already-labelled", None, False
-    if settings.maximum is not None and error > settings.maximum:
-        return "maximum", settings.maximum, True
     for earlier in (state.last_refit_step, state.last_label_step):
         if earlier is not None and step - earlier < settings.minimum_interval:
             return "minimum-interval", None, False
+    if settings.maximum is not None and error > settings.maximum:
+        return "maximum", settings.maximum, True
     if is_audit_step(settings, state.trajectory, step):
         return "audit", None, True
     if settings.rule == "fixed-threshold":
