@@ -289,7 +289,7 @@ def read_evaluation(channel: Channel, number_of_atoms: int) -> Evaluation:
             "is the client's input file for this system?"
         )
     forces = _floats(channel, (number_of_atoms, 3)) * (HARTREE / BOHR)
-    virial = _floats(channel, (3, 3)) * HARTREE
+    virial = _with_both_triangles(_floats(channel, (3, 3)) * HARTREE)
     length = _INTEGER.unpack(channel.read(_INTEGER.size))[0]
     _check_range("length of the extras", length, 0, LARGEST_EXTRAS)
     extras = bytes(channel.read(length)).decode(errors="replace").strip("\0")
@@ -299,6 +299,14 @@ def read_evaluation(channel: Channel, number_of_atoms: int) -> Evaluation:
 def _floats(channel: Channel, shape: tuple[int, ...]) -> np.ndarray:
     count = int(np.prod(shape))
     return np.frombuffer(channel.read(8 * count)).reshape(shape)
+
+
+def _with_both_triangles(virial: np.ndarray) -> np.ndarray:
+    """Mirror a virial of which only one triangle was filled, as LAMMPS does."""
+    upper, lower = np.triu(virial, 1), np.tril(virial, -1)
+    if upper.any() == lower.any():
+        return virial
+    return virial + (upper + lower).T
 
 
 def _same(arrays: np.ndarray, count: int) -> bool:

@@ -73,6 +73,7 @@ def test_a_configuration_survives_the_wire_however_it_is_cut(positions, cell, ch
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
 )
 def test_an_evaluation_survives_the_wire(forces, virial, energy, extras):
+    virial = virial + virial.T
     message = protocol.encode_evaluation(Evaluation(energy, forces, virial, extras))
     received = exchange(message, lambda channel: protocol.read_evaluation(channel, len(forces)))
     assert received.energy == pytest.approx(energy, rel=1e-14)
@@ -173,6 +174,14 @@ def test_forces_that_are_not_finite_are_never_sent(value):
     forces[0, 0] = value
     with pytest.raises(RunFailed, match="finite"):
         protocol.encode_evaluation(Evaluation(0.0, forces, np.zeros((3, 3))))
+
+
+@pytest.mark.parametrize("triangle", [np.triu, np.tril])
+def test_a_virial_of_which_one_triangle_was_sent_is_completed(triangle):
+    full = np.array([[1.0, 0.2, 0.3], [0.2, 2.0, 0.4], [0.3, 0.4, 3.0]])
+    message = protocol.encode_evaluation(Evaluation(0.0, np.zeros((2, 3)), triangle(full)))
+    received = exchange(message, lambda channel: protocol.read_evaluation(channel, 2))
+    np.testing.assert_allclose(received.virial, full)
 
 
 def test_an_answer_for_another_number_of_atoms_is_refused():

@@ -1,0 +1,255 @@
+"""The labelling server: hands configurations to reference clients and collects the answers.
+
+It is the server's side of the i-PI socket protocol, made for DFT codes rather than for
+molecular dynamics: clients come, die, hang and come back, and every request is answered once
+or reported as failed. Each client has a thread, so that none can hold up another.
+"""
+
+import logging
+import select
+import socket
+from collections import deque
+from threading import Lock, Thread
+from time import monotonic, sleep
+
+from anharm.errors import ConfigurationError
+from anharm.server.labelling_client import ClientLimits, ReferenceClient, describe_peer
+from anharm.server.labelling_events import (
+    AttemptFailed,
+    ClientJoined,
+    ClientLeft,
+    LabellingEvent,
+    LabelReceived,
+    LabelRequest,
+    RequestFailed,
+)
+from anharm.server.labelling_queue import RequestQueue
+from anharm.server.wake_up import WakeUp
+from anharm.wire.addresses import SocketAddress, close_listening_socket, listen
+from anharm.wire.driver_protocol import Configuration, Evaluation
+
+__all__ = [
+    "AttemptFailed",
+    "ClientJoined",
+    "ClientLeft",
+    "LabelReceived",
+    "LabelRequest",
+    "LabellingEvent",
+    "LabellingServer",
+    "RequestFailed",
+]
+
+logger = logging.getLogger(__name__)
+
+LARGEST_NUMBER_OF_CLIENTS = 256
+CLOSING_SECONDS = 5.0
+
+
+class LabellingServer:
+    """A pool of reference clients for one system.
+
+    Parameters
+    ----------
+    address : SocketAddress
+        Where the clients connect.
+    number_of_atoms : int
+        Atoms of every configuration.
+    time_limit : float
+        Longest calculation (s); a client that takes longer is dropped.
+    attempts : int
+        How often a request is tried in all.
+    first_configuration : Configuration, optional
+        Sent to every new client first, for codes that insist on their input geometry
+        (ABINIT). The answer is used if a request asks for the same.
+    allow_remote : bool
+        Whether a TCP address may be reachable from other hosts.
+    wrap_positions : bool
+        Whether atoms are moved into the cell, which LAMMPS needs.
+    handshake_limit : float
+        Longest time for a client to say that it is ready (s). No request waits for it.
+
+    Notes
+    -----
+    `fileno` is readable while there are events; `events` returns and forgets them.
+    """
+
+    def __init__(
+        self,
+        address: SocketAddress,
+        *,
+        number_of_atoms: int,
+        time_limit: float,
+        attempts: int,
+        first_configuration: Configuration | None = None,
+        allow_remote: bool = False,
+        wrap_positions: bool = False,
+        handshake_limit: float = 120.0,
+    ) -> None:
+        self.address = address
+        self._allow_remote = allow_remote
+        self._limits = ClientLimits(
+            number_of_atoms, time_limit, handshake_limit, first_configuration, wrap_positions
+        )
+        self._lock = Lock()
+        self._queue = RequestQueue(attempts)
+        self._events: deque[LabellingEvent] = deque()
+        self._has_events = WakeUp()
+        self._stop_accepting = WakeUp()
+        self._clients: dict[str, tuple[ReferenceClient, Thread]] = {}
+        self._joined = 0
+        self._is_closing = False
+        self._listener: socket.socket | None = None
+        self._acceptor = Thread(target=self._accept, name="label-acceptor", daemon=True)
+
+    def start(self) -> None:
+        """Listen, and accept clients from now on.
+
+        Raises
+        ------
+        ConfigurationError, RunFailed
+            As `anharm.wire.addresses.listen` does.
+        """
+        self._listener = listen(self.address, allow_remote=self._allow_remote)
+        if self.address.kind == "tcp":
+            port = self._listener.getsockname()[1]
+            self.address = SocketAddress("tcp", host=self.address.host, port=port)
+        self._acceptor.start()
+
+    def submit(self, request: LabelRequest) -> None:
+        """Ask for a label; the answer comes as an event.
+
+        Raises
+        ------
+        ConfigurationError
+            If the request has another number of atoms than this server's system.
+        ValueError
+            If a request of that identifier is still open.
+        """
+        atoms = len(request.configuration.positions)
+        if atoms != self._limits.number_of_atoms:
+            raise ConfigurationError(
+                f"label request {request.request_id} has {atoms} atoms, and the reference "
+                f"clients of this server are for {self._limits.number_of_atoms}"
+            )
+        with self._lock:
+            self._queue.submit(request)
+            self._wake_clients()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable while there are events."""
+        return self._has_events.fileno()
+
+    def events(self) -> list[LabellingEvent]:
+        """Return the events since the last call, oldest first."""
+        with self._lock:
+            self._has_events.clear()
+            events = list(self._events)
+            self._events.clear()
+        return events
+
+    @property
+    def number_of_clients(self) -> int:
+        """Clients that are connected."""
+        return len(self._clients)
+
+    def close(self) -> None:
+        """Send the clients home and close everything, within seconds."""
+        with self._lock:
+            self._is_closing = True
+            clients = list(self._clients.values())
+        self._stop_accepting.set()
+        for client, _ in clients:
+            client.stop()
+        deadline = monotonic() + CLOSING_SECONDS
+        for thread in [self._acceptor, *(thread for _, thread in clients)]:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - monotonic()))
+        if self._listener is not None:
+            close_listening_socket(self._listener)
+            self._listener = None
+        self._has_events.close()
+        self._stop_accepting.close()
+
+    # What the clients call, from their threads.
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is closing."""
+        return self._is_closing
+
+    def has_work(self) -> bool:
+        """Tell whether a request waits for a client."""
+        with self._lock:
+            return bool(self._queue)
+
+    def take(self, client: str) -> LabelRequest | None:
+        """Assign the next request to a client."""
+        with self._lock:
+            return self._queue.take(client)
+
+    def take_equal(self, client: str, configuration: Configuration) -> LabelRequest | None:
+        """Assign a request for this very configuration to a client."""
+        with self._lock:
+            return self._queue.take_equal(client, configuration)
+
+    def answered(self, client: str, evaluation: Evaluation, seconds: float) -> None:
+        """Accept the answer to the request that was assigned to a client."""
+        with self._lock:
+            self._report(self._queue.answered(client, evaluation, seconds))
+
+    def left(self, client: str, reason: str) -> None:
+        """Forget a client, and put its request back for the others."""
+        level = logging.INFO if self._is_closing else logging.WARNING
+        logger.log(level, "reference %s is gone: %s", client, reason)
+        with self._lock:
+            del self._clients[client]
+            self._report(*self._queue.failed(client, reason), ClientLeft(client, reason))
+            self._wake_clients()
+
+    def _report(self, *events: LabellingEvent) -> None:
+        self._events.extend(events)
+        self._has_events.set()
+
+    def _wake_clients(self) -> None:
+        if self._queue:
+            for client, _ in self._clients.values():
+                client.wake()
+
+    def _accept(self) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        listener.setblocking(False)
+        poller = select.poll()
+        poller.register(listener, select.POLLIN)
+        poller.register(self._stop_accepting, select.POLLIN)
+        while not self._is_closing:
+            poller.poll()
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                continue  # woken up to stop, or the peer left before it was accepted
+            except OSError as error:
+                logger.error("cannot accept a reference client: %s", error)
+                sleep(0.1)  # out of descriptors, most likely; those of leaving clients come back
+                continue
+            self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        with self._lock:
+            if self._is_closing or len(self._clients) >= LARGEST_NUMBER_OF_CLIENTS:
+                logger.warning(
+                    "a reference client was turned away: %d are connected, the most allowed",
+                    len(self._clients),
+                )
+                connection.close()
+                return
+            self._joined += 1
+            name = f"client {self._joined} ({describe_peer(connection)})"
+            client = ReferenceClient(name, connection, self, self._limits)
+            thread = Thread(target=client.run, name=name, daemon=True)
+            self._clients[name] = (client, thread)
+            self._report(ClientJoined(name))
+            logger.info("reference %s joined", name)
+            thread.start()

@@ -1,0 +1,492 @@
+"""The labelling server, with real reference clients and with peers that misbehave."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from select import select
+from threading import Thread
+from time import monotonic
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.socketio import SocketClient
+
+from anharm.errors import ConfigurationError
+from anharm.server.labelling import (
+    AttemptFailed,
+    ClientJoined,
+    ClientLeft,
+    LabellingServer,
+    LabelReceived,
+    LabelRequest,
+    RequestFailed,
+)
+from anharm.wire import driver_protocol as protocol
+from anharm.wire.addresses import connect, parse_address
+from anharm.wire.channel import Channel, PeerClosed
+from anharm.wire.driver_protocol import Configuration, Evaluation
+
+PATIENCE = 60.0
+NUMBER_OF_ATOMS = 8
+
+
+def configuration(seed: int, atoms=None) -> Configuration:
+    atoms = atoms if atoms is not None else bulk("Cu", cubic=True) * (2, 1, 1)
+    noise = np.random.default_rng(seed).normal(0, 0.05, (len(atoms), 3))
+    return Configuration(np.array(atoms.cell), atoms.positions + noise)
+
+
+class Dispatcher:
+    """A labelling server and every event that it has reported."""
+
+    def __init__(self, address, **options) -> None:
+        defaults = {"number_of_atoms": NUMBER_OF_ATOMS, "time_limit": PATIENCE, "attempts": 3}
+        self.server = LabellingServer(address, **{**defaults, **options})
+        self.server.start()
+        self.log: list = []
+
+    def wait_for(self, kind: type, count: int = 1, patience: float = PATIENCE) -> list:
+        deadline = monotonic() + patience
+        while len(found := [event for event in self.log if isinstance(event, kind)]) < count:
+            remaining = deadline - monotonic()
+            assert remaining > 0, f"no {kind.__name__} among {self.log}"
+            if select([self.server], [], [], remaining)[0]:
+                self.log += self.server.events()
+        return found
+
+
+@pytest.fixture
+def dispatch(address):
+    servers = []
+
+    def start_server(**options) -> Dispatcher:
+        servers.append(Dispatcher(options.pop("address", address), **options))
+        return servers[-1]
+
+    yield start_server
+    for dispatcher in servers:
+        start = monotonic()
+        dispatcher.server.close()
+        assert monotonic() - start < 10
+
+
+def emt(request: LabelRequest) -> Evaluation:
+    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms.cell[:] = request.configuration.cell
+    atoms.positions[:] = request.configuration.positions
+    atoms.calc = EMT()
+    virial = -atoms.get_stress(voigt=False) * atoms.get_volume()
+    return Evaluation(atoms.get_potential_energy(), atoms.get_forces(), virial)
+
+
+def assert_is_emt_label(label: LabelReceived, request: LabelRequest) -> None:
+    # ASE's client uses another edition of the fundamental constants: 1e-8 apart.
+    expected = emt(request)
+    assert label.evaluation.energy == pytest.approx(expected.energy, abs=1e-6)
+    np.testing.assert_allclose(label.evaluation.forces, expected.forces, atol=1e-6)
+    np.testing.assert_allclose(label.evaluation.virial, expected.virial, atol=1e-5)
+
+
+ASE_CLIENT = """
+import sys
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.socketio import SocketClient
+
+class Slow(EMT):
+    def calculate(self, *arguments, **options):
+        print("calculating", flush=True)
+        if sys.argv[2] == "hang":
+            import time
+            time.sleep(1000)
+        super().calculate(*arguments, **options)
+
+atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+atoms.calc = Slow()
+SocketClient(unixsocket=sys.argv[1]).run(atoms, use_stress=True)
+"""
+
+
+@pytest.fixture
+def start_ase_client(start, tmp_path, address):
+    script = tmp_path / "ase_client.py"
+    script.write_text(textwrap.dedent(ASE_CLIENT))
+
+    def start_client(mode: str = "work") -> subprocess.Popen:
+        name = address.path.removeprefix("/tmp/ipi_")
+        return start(sys.executable, script, name, mode, stdout=subprocess.PIPE, text=True)
+
+    return start_client
+
+
+class Puppet:
+    """A client that does exactly what the test says."""
+
+    def __init__(self, address) -> None:
+        self.channel = Channel(connect(address, PATIENCE))
+        self.channel.deadline = monotonic() + PATIENCE
+
+    def hear(self) -> bytes:
+        return bytes(self.channel.read(12))
+
+    def get_positions(self, first_status: bytes = protocol.READY) -> Configuration:
+        assert self.hear() == protocol.STATUS
+        self.channel.send(first_status)
+        if first_status == protocol.NEEDINIT:
+            assert self.hear() == protocol.INIT
+            assert len(protocol.read_initialisation(self.channel)[1]) == 1
+            assert self.hear() == protocol.STATUS
+            self.channel.send(protocol.READY)
+        assert self.hear() == protocol.POSDATA
+        positions = protocol.read_configuration(self.channel)
+        assert self.hear() == protocol.STATUS
+        return positions
+
+    def answer(self, evaluation: Evaluation) -> None:
+        self.channel.send(protocol.HAVEDATA)
+        assert self.hear() == protocol.GETFORCE
+        self.channel.send(protocol.encode_evaluation(evaluation))
+
+
+def evaluation(atoms: int = NUMBER_OF_ATOMS) -> Evaluation:
+    return Evaluation(-1.0, np.full((atoms, 3), 0.25), np.eye(3), '{"steps": 9}')
+
+
+def test_an_ase_client_labels_everything_in_turn(dispatch, start_ase_client):
+    dispatcher = dispatch()
+    requests = [LabelRequest(number, configuration(number)) for number in range(5)]
+    start_ase_client()
+    for request in requests:
+        dispatcher.server.submit(request)
+    labels = dispatcher.wait_for(LabelReceived, 5)
+    assert [label.request_id for label in labels] == [0, 1, 2, 3, 4]
+    for label, request in zip(labels, requests, strict=True):
+        assert_is_emt_label(label, request)
+    assert dispatcher.server.number_of_clients == 1
+
+
+def test_clients_are_sent_home_when_the_server_closes(dispatch, start_ase_client):
+    dispatcher = dispatch()
+    client = start_ase_client()
+    dispatcher.wait_for(ClientJoined)
+    dispatcher.server.close()
+    assert client.wait(PATIENCE) == 0
+
+
+def test_the_order_of_messages_is_the_one_every_code_accepts(dispatch, address):
+    """No STATUS before there is work; INIT only on request; one STATUS before each POSDATA."""
+    dispatcher = dispatch()
+    puppet = Puppet(address)
+    dispatcher.wait_for(ClientJoined)
+    assert select([puppet.channel.socket], [], [], 0.2)[0] == []
+    for number, status in enumerate([protocol.NEEDINIT, protocol.READY]):
+        request = LabelRequest(number, configuration(number))
+        dispatcher.server.submit(request)
+        received = puppet.get_positions(status)
+        np.testing.assert_allclose(received.positions, request.configuration.positions)
+        np.testing.assert_allclose(received.cell, request.configuration.cell, atol=1e-12)
+        puppet.answer(evaluation())
+        label = dispatcher.wait_for(LabelReceived, number + 1)[-1]
+        assert label.request_id == number
+        assert label.evaluation.extras == '{"steps": 9}'
+        np.testing.assert_allclose(label.evaluation.forces, 0.25)
+    dispatcher.server.close()
+    assert puppet.hear() == protocol.EXIT
+
+
+def test_the_work_of_a_killed_client_goes_to_another_one(dispatch, start_ase_client):
+    dispatcher = dispatch()
+    request = LabelRequest(7, configuration(7))
+    victim = start_ase_client("hang")
+    dispatcher.wait_for(ClientJoined)
+    dispatcher.server.submit(request)
+    assert victim.stdout.readline() == "calculating\n"
+    start_ase_client()
+    dispatcher.wait_for(ClientJoined, 2)
+    victim.send_signal(signal.SIGKILL)
+    label = dispatcher.wait_for(LabelReceived)[0]
+    assert_is_emt_label(label, request)
+    failure = dispatcher.wait_for(AttemptFailed)[0]
+    assert (failure.request_id, failure.attempt) == (7, 1)
+    assert "in the middle of a calculation" in failure.reason
+    assert failure.client != label.client
+
+
+def test_work_waits_for_the_next_client_when_the_last_one_dies(dispatch, start_ase_client):
+    dispatcher = dispatch()
+    victim = start_ase_client("hang")
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    assert victim.stdout.readline() == "calculating\n"
+    victim.send_signal(signal.SIGKILL)
+    dispatcher.wait_for(ClientLeft)
+    assert dispatcher.server.number_of_clients == 0
+    start_ase_client()
+    assert dispatcher.wait_for(LabelReceived)[0].request_id == 1
+
+
+def test_a_client_that_hangs_is_dropped_at_the_time_limit(dispatch, address):
+    dispatcher = dispatch(time_limit=0.5, attempts=2)
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    for attempt in (1, 2):
+        puppet = Puppet(address)
+        puppet.get_positions()
+        failure = dispatcher.wait_for(AttemptFailed, attempt)[-1]
+        assert failure.attempt == attempt
+        assert "time limit of 0.5 s" in failure.reason
+    assert "all 2 attempts failed" in dispatcher.wait_for(RequestFailed)[0].reason
+    dispatcher.server.submit(LabelRequest(2, configuration(2)))
+    puppet = Puppet(address)
+    puppet.get_positions()
+    puppet.answer(evaluation())
+    assert dispatcher.wait_for(LabelReceived)[0].request_id == 2
+
+
+def test_a_silent_peer_holds_up_nobody(dispatch, address, start_ase_client):
+    dispatcher = dispatch(handshake_limit=1.0)
+    silent = connect(address, PATIENCE)
+    dispatcher.wait_for(ClientJoined)
+    start_ase_client()
+    dispatcher.wait_for(ClientJoined, 2)
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    assert "client 2" in dispatcher.wait_for(LabelReceived)[0].client
+    assert "did not say within 1 s" in dispatcher.wait_for(ClientLeft)[0].reason
+    assert not [event for event in dispatcher.log if isinstance(event, AttemptFailed)]
+    silent.close()
+
+
+@pytest.mark.parametrize("rubbish", [b"GET / HTTP/1.1\r\n\r\n", bytes(1000), b"\xff"])
+def test_a_peer_that_speaks_unasked_is_dropped(dispatch, address, rubbish):
+    dispatcher = dispatch()
+    peer = connect(address, PATIENCE)
+    peer.sendall(rubbish)
+    assert "not an i-PI client" in dispatcher.wait_for(ClientLeft)[0].reason
+    peer.close()
+
+
+@pytest.mark.parametrize("rubbish", [b"HAVEDATA    ", b"rubbish12345", b"READY\0\0\0\0\0\0\0"])
+def test_a_wrong_answer_to_the_handshake_costs_no_attempt(dispatch, address, rubbish):
+    dispatcher = dispatch()
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    puppet = Puppet(address)
+    assert puppet.hear() == protocol.STATUS
+    puppet.channel.send(rubbish)
+    assert "expected READY" in dispatcher.wait_for(ClientLeft)[0].reason
+    assert not [event for event in dispatcher.log if isinstance(event, AttemptFailed)]
+
+
+def test_a_label_for_another_number_of_atoms_is_refused(dispatch, address):
+    dispatcher = dispatch(attempts=1)
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    puppet = Puppet(address)
+    puppet.get_positions()
+    puppet.answer(evaluation(atoms=64))
+    assert "64 atoms where 8" in dispatcher.wait_for(RequestFailed)[0].reason
+
+
+def test_a_request_for_another_number_of_atoms_is_refused(dispatch):
+    two = Configuration(np.eye(3), np.zeros((2, 3)))
+    with pytest.raises(ConfigurationError, match="2 atoms"):
+        dispatch().server.submit(LabelRequest(1, two))
+
+
+def test_an_idle_client_that_leaves_is_noticed_at_once(dispatch, address):
+    dispatcher = dispatch()
+    connection = connect(address, PATIENCE)
+    dispatcher.wait_for(ClientJoined)
+    connection.close()
+    assert "while it was idle" in dispatcher.wait_for(ClientLeft)[0].reason
+    assert dispatcher.server.number_of_clients == 0
+
+
+def test_a_new_client_is_sent_its_own_geometry_first(dispatch, address):
+    first = configuration(0)
+    dispatcher = dispatch(first_configuration=first)
+    puppet = Puppet(address)
+    np.testing.assert_allclose(puppet.get_positions().positions, first.positions)
+    puppet.answer(evaluation())
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    np.testing.assert_allclose(puppet.get_positions().positions, configuration(1).positions)
+    puppet.answer(evaluation())
+    assert dispatcher.wait_for(LabelReceived)[0].request_id == 1
+    assert len([event for event in dispatcher.log if isinstance(event, LabelReceived)]) == 1
+
+
+def test_the_answer_to_the_first_geometry_serves_a_request_for_it(dispatch, address):
+    first = configuration(0)
+    dispatcher = dispatch(first_configuration=first)
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    dispatcher.server.submit(LabelRequest(2, configuration(0)))
+    puppet = Puppet(address)
+    puppet.get_positions()
+    puppet.answer(evaluation())
+    assert dispatcher.wait_for(LabelReceived)[0].request_id == 2
+    np.testing.assert_allclose(puppet.get_positions().positions, configuration(1).positions)
+
+
+def test_atoms_are_moved_into_the_cell_for_codes_that_lose_them(dispatch, address):
+    dispatcher = dispatch(wrap_positions=True)
+    outside = configuration(0)
+    shifts = np.random.default_rng(1).integers(-2, 3, (NUMBER_OF_ATOMS, 3))
+    moved = Configuration(outside.cell, outside.positions + shifts @ outside.cell)
+    dispatcher.server.submit(LabelRequest(1, moved))
+    received = Puppet(address).get_positions()
+    fractional = received.positions @ np.linalg.inv(outside.cell)
+    assert (fractional > -1e-12).all() and (fractional < 1 + 1e-12).all()
+    lattice = (received.positions - moved.positions) @ np.linalg.inv(outside.cell)
+    np.testing.assert_allclose(lattice, np.round(lattice), atol=1e-10)
+
+
+def test_many_clients_share_the_work_over_tcp(dispatch):
+    dispatcher = dispatch(address=parse_address("tcp://127.0.0.1:0"))
+    port = dispatcher.server.address.port
+
+    def serve_copper() -> None:
+        atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+        atoms.calc = EMT()
+        SocketClient(port=port).run(atoms, use_stress=True)
+
+    clients = [Thread(target=serve_copper) for _ in range(4)]
+    for client in clients:
+        client.start()
+    dispatcher.wait_for(ClientJoined, 4)
+    for number in range(40):
+        dispatcher.server.submit(LabelRequest(number, configuration(number)))
+    labels = dispatcher.wait_for(LabelReceived, 40)
+    assert sorted(label.request_id for label in labels) == list(range(40))
+    assert_is_emt_label(labels[17], LabelRequest(0, configuration(labels[17].request_id)))
+    assert dispatcher.server.number_of_clients == 4
+    dispatcher.server.close()
+    for client in clients:
+        client.join(PATIENCE)
+        assert not client.is_alive()
+
+
+def test_closing_does_not_wait_for_a_calculation(dispatch, address):
+    dispatcher = dispatch()
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    puppet = Puppet(address)
+    puppet.get_positions()
+    start = monotonic()
+    dispatcher.server.close()
+    assert monotonic() - start < 5
+    assert puppet.hear() == protocol.EXIT
+    with pytest.raises(PeerClosed):
+        puppet.hear()
+    assert not Path(address.path).exists()
+
+
+def test_no_more_clients_than_allowed(dispatch, address, monkeypatch):
+    monkeypatch.setattr("anharm.server.labelling.LARGEST_NUMBER_OF_CLIENTS", 2)
+    dispatcher = dispatch()
+    peers = [connect(address, PATIENCE) for _ in range(3)]
+    ready = select(peers, [], [], PATIENCE)[0]
+    assert ready == [peers[2]] and peers[2].recv(1) == b""
+    assert dispatcher.server.number_of_clients == 2
+    for peer in peers:
+        peer.close()
+
+
+# Real codes
+
+INPUTS = Path(__file__).parents[2] / "inputs"
+
+
+def silicon(seed: int | None = None) -> Configuration:
+    atoms = bulk("Si", a=5.4, cubic=True)
+    return (
+        configuration(seed, atoms) if seed else Configuration(np.array(atoms.cell), atoms.positions)
+    )
+
+
+@pytest.mark.skipif(shutil.which("pw.x") is None, reason="needs pw.x of Quantum ESPRESSO")
+def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path):
+    from ase.io import read
+
+    folder = INPUTS / "silicon" / "qe8"
+    atoms = read(folder / "pw.in", format="espresso-in")
+    dispatcher = dispatch(time_limit=300)
+    environment = {
+        **os.environ,
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    clients = []
+    for number in (1, 2):
+        workplace = tmp_path / str(number)
+        workplace.mkdir()
+        name = address.path.removeprefix("/tmp/ipi_")
+        command = ["pw.x", "-ipi", f"{name}:UNIX", "-in", folder / "pw.in"]
+        clients.append(start(*command, cwd=workplace, env=environment))
+    dispatcher.wait_for(ClientJoined, 2)
+    requests = [LabelRequest(number, configuration(number, atoms)) for number in range(4)]
+    requests.append(LabelRequest(4, requests[0].configuration))
+    for request in requests:
+        dispatcher.server.submit(request)
+    dispatcher.wait_for(LabelReceived, 1, 300)
+    clients[0].kill()
+    labels = {label.request_id: label for label in dispatcher.wait_for(LabelReceived, 5, 300)}
+    assert sorted(labels) == [0, 1, 2, 3, 4]
+    twice = [labels[0].evaluation, labels[4].evaluation]
+    assert twice[0].energy == pytest.approx(twice[1].energy, abs=1e-4)
+    np.testing.assert_allclose(twice[0].forces, twice[1].forces, atol=2e-3)
+    assert labels[0].evaluation.energy / len(atoms) == pytest.approx(-107.6, abs=1.0)
+    dispatcher.server.close()
+    assert clients[1].wait(PATIENCE) == 0
+
+
+LAMMPS_INPUT = """
+units metal
+atom_style atomic
+atom_modify map yes sort 0 0
+boundary p p p
+read_data si.data
+pair_style tersoff
+pair_coeff * * Si.tersoff Si
+mass 1 28.085
+neighbor 2.0 bin
+neigh_modify delay 0 every 1 check yes
+compute p all pressure NULL virial
+fix 1 all ipi {name} 12345 unix
+run 100000
+"""
+
+# J. Tersoff, Phys. Rev. B 38, 9902 (1988): the parameters of "tersoff-silicon".
+LAMMPS_TERSOFF = """
+Si Si Si 3.0 1.0 1.7322 1.0039e5 16.218 -0.59826 0.78734 1.0999e-6
+         1.7322 471.18 2.85 0.15 2.4799 1830.8
+"""
+
+
+@pytest.mark.skipif(shutil.which("lmp") is None, reason="needs lmp of LAMMPS")
+def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path):
+    from ase import Atoms
+    from ase.io import write
+
+    from anharm.clients.calculators import make_calculator
+
+    atoms = bulk("Si", a=5.432, cubic=True) * (2, 2, 2)
+    write(tmp_path / "si.data", atoms, format="lammps-data")
+    (tmp_path / "Si.tersoff").write_text(LAMMPS_TERSOFF)
+    name = address.path.removeprefix("/tmp/ipi_")
+    (tmp_path / "in.si").write_text(LAMMPS_INPUT.format(name=name))
+    dispatcher = dispatch(number_of_atoms=64, wrap_positions=True)
+    lammps = start("lmp", "-in", "in.si")
+    request = LabelRequest(1, configuration(1, atoms))
+    for number in (1, 2):
+        dispatcher.server.submit(LabelRequest(number, configuration(number, atoms)))
+    label = dispatcher.wait_for(LabelReceived, 2)[0].evaluation
+    ours = Atoms("Si64", cell=atoms.cell, pbc=True, positions=request.configuration.positions)
+    ours.calc = make_calculator("tersoff-silicon")
+    assert label.energy == pytest.approx(ours.get_potential_energy(), abs=1e-4)
+    np.testing.assert_allclose(label.forces, ours.get_forces(), atol=1e-4)
+    virial = -ours.get_stress(voigt=False) * ours.get_volume()
+    np.testing.assert_allclose(label.virial, virial, atol=1e-2)
+    dispatcher.server.close()
+    lammps.wait(PATIENCE)
