@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import spglib
@@ -84,7 +85,8 @@ def find_space_group(crystal: Crystal, tolerance: float = 1e-3) -> tuple[Crystal
     Raises
     ------
     ModelError
-        If no consistent set of operations is found within the tolerance.
+        If no consistent set of operations is found within the tolerance, or if the cell is a
+        multiple of the primitive one whose shape hides part of the symmetry.
     """
     cell = (crystal.lattice, crystal.fractional_positions, crystal.numbers)
     with warnings.catch_warnings():
@@ -95,6 +97,7 @@ def find_space_group(crystal: Crystal, tolerance: float = 1e-3) -> tuple[Crystal
             f"no space group was found within {tolerance} Angstrom; check the crystal structure "
             "or change crystal.symmetry_tolerance"
         )
+    _refuse_hidden_symmetry(cell, dataset, tolerance)
     rotations = np.array(dataset.rotations, dtype=np.int64)
     translations = np.array(dataset.translations, dtype=float)
     lattice = _symmetrised_lattice(crystal.lattice, rotations)
@@ -104,6 +107,29 @@ def find_space_group(crystal: Crystal, tolerance: float = 1e-3) -> tuple[Crystal
     ideal = Crystal(lattice, fractional, crystal.numbers)
     cartesian = np.einsum("ji,gjk,lk->gil", lattice, rotations, np.linalg.inv(lattice))
     return ideal, SpaceGroup(dataset.international, rotations, cartesian, site_images, shifts)
+
+
+def _refuse_hidden_symmetry(
+    cell: tuple[FloatArray, FloatArray, IntArray], dataset: Any, tolerance: float
+) -> None:
+    """Only rotations that map the given cell's lattice onto itself can be used.
+
+    A multiple cell of lower shape (2x1x1 of a hexagonal crystal, say) has fewer of them than the
+    crystal; parameters that symmetry makes equal would then be counted, and fitted, apart.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        primitive = spglib.find_primitive(cell, symprec=tolerance)
+        if primitive is None or len(primitive[2]) == len(cell[2]):
+            return
+        expected = len(spglib.get_symmetry(primitive, symprec=tolerance)["rotations"])
+    multiple = len(cell[2]) // len(primitive[2])
+    if len(dataset.rotations) < expected * multiple:
+        raise ModelError(
+            f"the crystal's cell of {len(cell[2])} atoms is {multiple} primitive cells in a shape "
+            f"that hides symmetry of the space group {dataset.international}; give the primitive "
+            f"cell of {len(primitive[2])} atoms, or the conventional one"
+        )
 
 
 def _symmetrised_lattice(lattice: FloatArray, rotations: IntArray) -> FloatArray:
