@@ -218,7 +218,8 @@ class Broker:
             )
         if decision.label and self.phase != "converged":
             client.wanted = decision
-            self._steps_since_label = 0
+            if decision.rule != "audit":
+                self._steps_since_label = 0  # audits check the model, they do not ask for more
             return [(client.address, SendConfiguration(message.sequence))]
         return [(client.address, Proceed(message.sequence)), *self._judge()]
 
