@@ -10,7 +10,9 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.socketio import SocketServer
+from ase.io import write
 
+from anharm.clients.calculators import make_calculator
 from anharm.clients.reference import CalculationFailed, run_reference_client
 from anharm.errors import RunFailed
 
@@ -140,6 +142,70 @@ def test_another_number_of_atoms_is_refused_with_both_numbers(server, address):
         server.calculate(copper())
     ending = client.join()
     assert "sends 8 atoms" in str(ending) and "started for 4 (Cu4)" in str(ending)
+
+
+IPI_INPUT = """<simulation verbosity='low'>
+  <output prefix='out'>
+    <properties filename='md' stride='1' flush='1'>
+      [ step, conserved{{electronvolt}}, potential{{electronvolt}} ] </properties>
+  </output>
+  <total_steps> 10 </total_steps>
+  <prng><seed> 7 </seed></prng>
+  <ffsocket name='ff' mode='unix' pbc='False'>
+    <address> {name} </address> <latency> 1e-5 </latency>
+  </ffsocket>
+  <system>
+    <initialize nbeads='1'>
+      <file mode='ase' units='automatic'> init.xyz </file>
+      <velocities mode='thermal' units='kelvin'> 300 </velocities>
+    </initialize>
+    <forces> <force forcefield='ff'/> </forces>
+    <motion mode='dynamics'>
+      <dynamics mode='nve'> <timestep units='femtosecond'> 1.0 </timestep> </dynamics>
+    </motion>
+    <ensemble> <temperature units='kelvin'> 300 </temperature> </ensemble>
+  </system>
+</simulation>
+"""
+
+
+def test_ipi_conserves_the_energy_of_tersoff_silicon(address, tmp_path, start_ipi):
+    atoms = bulk("Si", a=5.432, cubic=True)
+    write(tmp_path / "init.xyz", atoms, format="extxyz")
+    name = address.path.removeprefix("/tmp/ipi_")
+    (tmp_path / "input.xml").write_text(IPI_INPUT.format(name=name))
+    ipi = start_ipi("input.xml")
+    calculator = make_calculator("tersoff-silicon")
+    assert Client(address, calculator, atoms=atoms).join() == "exit"
+    assert ipi.wait(PATIENCE) == 0
+    energies = np.loadtxt(tmp_path / "out.md")
+    assert energies[0, 2] == pytest.approx(8 * -4.63, abs=0.05)
+    assert np.ptp(energies[:, 2]) > 0.02
+    assert np.ptp(energies[:, 1]) < 0.002
+
+
+class Sometimes(EMT):
+    """EMT whose first calculation fails."""
+
+    calls = 0
+
+    def calculate(self, *arguments, **options) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError("the node ran out of memory")
+        super().calculate(*arguments, **options)
+
+
+def test_a_client_comes_back_after_a_failure_that_is_allowed(address, tmp_path, start_ipi):
+    """Here i-PI, which asks again, plays the server."""
+    write(tmp_path / "init.xyz", copper(), format="extxyz")
+    name = address.path.removeprefix("/tmp/ipi_")
+    (tmp_path / "input.xml").write_text(IPI_INPUT.format(name=name))
+    ipi = start_ipi("input.xml")
+    calculator = Sometimes()
+    assert Client(address, calculator, failures_allowed=1).join() == "exit"
+    assert ipi.wait(PATIENCE) == 0
+    assert calculator.calls == 12
 
 
 def test_a_client_without_a_server_says_what_to_start(address):

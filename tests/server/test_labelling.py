@@ -8,16 +8,20 @@ import sys
 import textwrap
 from pathlib import Path
 from select import select
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.socketio import SocketClient
+from ase.io import read, write
 
-from anharm.errors import ConfigurationError
+from anharm.clients.calculators import make_calculator
+from anharm.errors import ConfigurationError, RunFailed
+from anharm.server.label_checks import check_label
 from anharm.server.labelling import (
     AttemptFailed,
     ClientJoined,
@@ -95,6 +99,7 @@ def assert_is_emt_label(label: LabelReceived, request: LabelRequest) -> None:
 
 ASE_CLIENT = """
 import sys
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.socketio import SocketClient
@@ -128,8 +133,8 @@ def start_ase_client(start, tmp_path, address):
 class Puppet:
     """A client that does exactly what the test says."""
 
-    def __init__(self, address) -> None:
-        self.channel = Channel(connect(address, PATIENCE))
+    def __init__(self, address, patience: float = PATIENCE) -> None:
+        self.channel = Channel(connect(address, patience))
         self.channel.deadline = monotonic() + PATIENCE
 
     def hear(self) -> bytes:
@@ -247,17 +252,31 @@ def test_a_client_that_hangs_is_dropped_at_the_time_limit(dispatch, address):
     assert dispatcher.wait_for(LabelReceived)[0].request_id == 2
 
 
-def test_a_silent_peer_holds_up_nobody(dispatch, address, start_ase_client):
-    dispatcher = dispatch(handshake_limit=1.0)
-    silent = connect(address, PATIENCE)
-    dispatcher.wait_for(ClientJoined)
-    start_ase_client()
-    dispatcher.wait_for(ClientJoined, 2)
+def test_a_silent_peer_holds_up_nobody(dispatch, address):
+    dispatcher = dispatch(handshake_limit=2.0)
+    silent = Puppet(address)
     dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    assert silent.hear() == protocol.STATUS
+    puppet = Puppet(address)
+    puppet.get_positions()
+    puppet.answer(evaluation())
     assert "client 2" in dispatcher.wait_for(LabelReceived)[0].client
-    assert "did not say within 1 s" in dispatcher.wait_for(ClientLeft)[0].reason
+    left = dispatcher.wait_for(ClientLeft)[0]
+    assert "client 1" in left.client and "did not say within 2 s" in left.reason
     assert not [event for event in dispatcher.log if isinstance(event, AttemptFailed)]
-    silent.close()
+
+
+def test_a_peer_that_sends_one_byte_at_a_time_is_dropped_all_the_same(dispatch, address):
+    dispatcher = dispatch(handshake_limit=1.0)
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    peer = Puppet(address)
+    assert peer.hear() == protocol.STATUS
+    start = monotonic()
+    for byte in protocol.READY[:-1]:
+        peer.channel.send(bytes([byte]))
+        select([dispatcher.server], [], [], 0.05)
+    assert "did not say within 1 s" in dispatcher.wait_for(ClientLeft)[0].reason
+    assert monotonic() - start < PATIENCE
 
 
 @pytest.mark.parametrize("rubbish", [b"GET / HTTP/1.1\r\n\r\n", bytes(1000), b"\xff"])
@@ -342,6 +361,19 @@ def test_atoms_are_moved_into_the_cell_for_codes_that_lose_them(dispatch, addres
     np.testing.assert_allclose(lattice, np.round(lattice), atol=1e-10)
 
 
+def test_the_driver_of_ipi_is_a_client(dispatch, address, start):
+    """Its ideal gas: no energy, no forces."""
+    dispatcher = dispatch()
+    driver = Path(sys.executable).parent / "i-pi-driver-py"
+    client = start(driver, "-u", "-a", address.path.removeprefix("/tmp/ipi_"), "-m", "gas")
+    for number in (1, 2):
+        dispatcher.server.submit(LabelRequest(number, configuration(number)))
+    labels = dispatcher.wait_for(LabelReceived, 2)
+    assert [label.evaluation.energy for label in labels] == [0.0, 0.0]
+    dispatcher.server.close()
+    assert client.wait(PATIENCE) == 0
+
+
 def test_many_clients_share_the_work_over_tcp(dispatch):
     dispatcher = dispatch(address=parse_address("tcp://127.0.0.1:0"))
     port = dispatcher.server.address.port
@@ -365,6 +397,46 @@ def test_many_clients_share_the_work_over_tcp(dispatch):
     for client in clients:
         client.join(PATIENCE)
         assert not client.is_alive()
+
+
+def test_every_request_is_answered_once_however_many_clients_die(dispatch, address):
+    dispatcher = dispatch(attempts=1000)
+    stop = Event()
+
+    def work_and_die(seed: int) -> None:
+        """Answer with the energy that identifies the request, or die at any point of it."""
+        generator = np.random.default_rng(seed)
+        while not stop.is_set():
+            try:
+                puppet = Puppet(address, patience=5.0)
+                while generator.random() > 0.1:
+                    positions = puppet.get_positions(
+                        protocol.NEEDINIT if generator.random() < 0.5 else protocol.READY
+                    ).positions
+                    if generator.random() < 0.1:
+                        break
+                    forces = np.zeros_like(positions)
+                    puppet.answer(Evaluation(float(positions.sum()), forces, np.eye(3)))
+                puppet.channel.close()
+            except (RunFailed, AssertionError):
+                assert stop.is_set()
+
+    clients = [Thread(target=work_and_die, args=(seed,)) for seed in range(6)]
+    for client in clients:
+        client.start()
+    requests = {number: configuration(number) for number in range(200)}
+    for number, wanted in requests.items():
+        dispatcher.server.submit(LabelRequest(number, wanted))
+    labels = dispatcher.wait_for(LabelReceived, 200)
+    stop.set()
+    dispatcher.server.close()
+    for client in clients:
+        client.join(PATIENCE)
+    assert sorted(label.request_id for label in labels) == list(requests)
+    for label in labels:
+        expected = requests[label.request_id].positions.sum()
+        assert label.evaluation.energy == pytest.approx(expected, abs=1e-9)
+    assert any(isinstance(event, AttemptFailed) for event in dispatcher.log)
 
 
 def test_closing_does_not_wait_for_a_calculation(dispatch, address):
@@ -397,33 +469,27 @@ def test_no_more_clients_than_allowed(dispatch, address, monkeypatch):
 INPUTS = Path(__file__).parents[2] / "inputs"
 
 
-def silicon(seed: int | None = None) -> Configuration:
-    atoms = bulk("Si", a=5.4, cubic=True)
-    return (
-        configuration(seed, atoms) if seed else Configuration(np.array(atoms.cell), atoms.positions)
-    )
+# One process and one thread each, also where the tests run as root in a container.
+ENVIRONMENT = {
+    **os.environ,
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @pytest.mark.skipif(shutil.which("pw.x") is None, reason="needs pw.x of Quantum ESPRESSO")
 def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path):
-    from ase.io import read
-
     folder = INPUTS / "silicon" / "qe8"
     atoms = read(folder / "pw.in", format="espresso-in")
     dispatcher = dispatch(time_limit=300)
-    environment = {
-        **os.environ,
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMP_NUM_THREADS": "1",
-    }
     clients = []
     for number in (1, 2):
         workplace = tmp_path / str(number)
         workplace.mkdir()
         name = address.path.removeprefix("/tmp/ipi_")
         command = ["pw.x", "-ipi", f"{name}:UNIX", "-in", folder / "pw.in"]
-        clients.append(start(*command, cwd=workplace, env=environment))
+        clients.append(start(*command, cwd=workplace, env=ENVIRONMENT))
     dispatcher.wait_for(ClientJoined, 2)
     requests = [LabelRequest(number, configuration(number, atoms)) for number in range(4)]
     requests.append(LabelRequest(4, requests[0].configuration))
@@ -466,18 +532,13 @@ Si Si Si 3.0 1.0 1.7322 1.0039e5 16.218 -0.59826 0.78734 1.0999e-6
 
 @pytest.mark.skipif(shutil.which("lmp") is None, reason="needs lmp of LAMMPS")
 def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path):
-    from ase import Atoms
-    from ase.io import write
-
-    from anharm.clients.calculators import make_calculator
-
     atoms = bulk("Si", a=5.432, cubic=True) * (2, 2, 2)
     write(tmp_path / "si.data", atoms, format="lammps-data")
     (tmp_path / "Si.tersoff").write_text(LAMMPS_TERSOFF)
     name = address.path.removeprefix("/tmp/ipi_")
     (tmp_path / "in.si").write_text(LAMMPS_INPUT.format(name=name))
     dispatcher = dispatch(number_of_atoms=64, wrap_positions=True)
-    lammps = start("lmp", "-in", "in.si")
+    lammps = start("lmp", "-in", "in.si", env=ENVIRONMENT)
     request = LabelRequest(1, configuration(1, atoms))
     for number in (1, 2):
         dispatcher.server.submit(LabelRequest(number, configuration(number, atoms)))
@@ -490,3 +551,21 @@ def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path):
     np.testing.assert_allclose(label.virial, virial, atol=1e-2)
     dispatcher.server.close()
     lammps.wait(PATIENCE)
+
+
+@pytest.mark.skipif(shutil.which("abinit") is None, reason="needs abinit")
+def test_abinit_gets_its_own_geometry_first(dispatch, address, start, tmp_path):
+    shutil.copy(INPUTS / "silicon" / "abinit8" / "run.abi", tmp_path)
+    atoms = read(tmp_path / "run.abi", format="abinit-in")
+    first = Configuration(np.array(atoms.cell), atoms.positions)
+    dispatcher = dispatch(time_limit=300, first_configuration=first)
+    name = address.path.removeprefix("/tmp/ipi_")
+    client = start("abinit", "run.abi", "--ipi", f"{name}:UNIX", env=ENVIRONMENT)
+    dispatcher.server.submit(LabelRequest(1, configuration(1, atoms)))
+    dispatcher.server.submit(LabelRequest(2, first))
+    labels = {label.request_id: label for label in dispatcher.wait_for(LabelReceived, 2, 300)}
+    assert np.abs(labels[2].evaluation.forces).max() < 1e-3
+    assert labels[1].evaluation.energy > labels[2].evaluation.energy
+    assert check_label(configuration(1, atoms), labels[1].evaluation, ideal=first) == []
+    dispatcher.server.close()
+    client.wait(PATIENCE)
