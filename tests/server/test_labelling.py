@@ -507,6 +507,20 @@ def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path):
     assert clients[1].wait(PATIENCE) == 0
 
 
+@pytest.mark.skipif(shutil.which("pw.x") is None, reason="needs pw.x of Quantum ESPRESSO")
+def test_an_scf_that_does_not_converge_is_a_failed_attempt(dispatch, address, start, tmp_path):
+    """pw.x breaks down then; the reason says where to look."""
+    text = (INPUTS / "silicon" / "qe8" / "pw.in").read_text()
+    limited = tmp_path / "pw.in"
+    limited.write_text(text.replace("&ELECTRONS", "&ELECTRONS electron_maxstep = 2,"))
+    atoms = read(limited, format="espresso-in")
+    dispatcher = dispatch(time_limit=300, attempts=1)
+    name = address.path.removeprefix("/tmp/ipi_")
+    start("pw.x", "-ipi", f"{name}:UNIX", "-in", limited, env=ENVIRONMENT)
+    dispatcher.server.submit(LabelRequest(1, configuration(1, atoms)))
+    assert "SCF that did not converge" in dispatcher.wait_for(RequestFailed)[0].reason
+
+
 LAMMPS_INPUT = """
 units metal
 atom_style atomic
