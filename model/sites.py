@@ -145,13 +145,18 @@ def assign_sites(
         raise ModelError(f"the position of atom {atom} is not a finite number")
     if numbers is not None:
         _check_composition(supercell.numbers, numbers)
-    problem = ""
+    problem, best, closest = "", None, np.inf
     for shift in _candidate_shifts(supercell, positions):
         sites, distances = _nearest_sites(supercell, positions - shift)
-        problem = problem or _describe_mismatch(supercell, sites, distances, numbers, limit)
-        if not _describe_mismatch(supercell, sites, distances, numbers, limit):
-            return SiteAssignment(supercell, sites, limit)
-    raise ModelError(problem)
+        mismatch = _describe_mismatch(supercell, sites, distances, numbers, limit)
+        problem = problem or mismatch
+        # In an open crystal a wrong shift can leave every atom within the limit of some site.
+        spread = float(np.sqrt(np.mean(distances**2)))
+        if not mismatch and spread < closest - 1e-6:
+            best, closest = sites, spread
+    if best is None:
+        raise ModelError(problem)
+    return SiteAssignment(supercell, best, limit)
 
 
 def _candidate_shifts(supercell: Supercell, positions: FloatArray) -> FloatArray:
