@@ -22,7 +22,7 @@ JOBS = {
     "lint": [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
-        ["-m", "mypy", "-p", "anharm"],
+        [".ci/check_types.py"],
     ],
     "install": [],
 }
@@ -33,7 +33,7 @@ def install() -> None:
     wanted = hashlib.sha256((HERE / "pyproject.toml").read_bytes()).hexdigest()
     if STAMP.exists() and STAMP.read_text() == wanted:
         return
-    print(f"installing anharm into {ENVIRONMENT} (once)", flush=True)
+    print(f"installing anharm into {ENVIRONMENT} (once)", flush=True)  # noqa: T201
     venv.create(ENVIRONMENT, with_pip=True, clear=False)
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run(
@@ -44,7 +44,7 @@ def install() -> None:
 
 def main() -> int:
     """Install if needed, then run one job; further words go to its last command."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036
         sys.exit(f"start.py: Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     if len(sys.argv) < 2 or sys.argv[1] not in JOBS:
         sys.exit(f"usage: python3 start.py {{{'|'.join(JOBS)}}} [more arguments]")

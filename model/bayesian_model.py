@@ -76,7 +76,7 @@ class BayesianModel:
             counts = np.unique(np.column_stack([body, axis]), axis=0, return_counts=True)[1]
             value = coefficient * prod(_factorial(int(c)) for c in counts)
             for index in _equivalent_indices(tuple(body.tolist()), tuple(axis.tolist())):
-                tensors[(cluster, *index)] = value
+                tensors[(int(cluster), *index)] = value
         return expansion.bodies[clusters], tensors
 
 

@@ -139,7 +139,7 @@ def as_supercell_matrix(supercell: ArrayLike) -> IntArray:
     matrix = np.diag(values) if values.shape == (3,) else values
     if matrix.shape != (3, 3) or not np.all(np.abs(matrix - np.round(matrix)) < 1e-9):
         raise ModelError(
-            f"supercell {supercell} is neither three integers nor a 3x3 integer matrix"
+            f"supercell {supercell!r} is neither three integers nor a 3x3 integer matrix"
         )
     integers = np.round(matrix).astype(np.int64)
     if round(np.linalg.det(integers)) == 0:

@@ -135,7 +135,7 @@ def normalise_cutoffs(cutoffs: Cutoffs) -> dict[int, dict[int, float]]:
                 f"expansion.cutoffs: order {order} must list cutoffs for 2 up to at most "
                 f"{order} bodies, beginning with 2; got bodies {sorted(table)}"
             )
-        by_bodies = {}
+        by_bodies: dict[int, float] = {}
         for n_bodies in range(2, order + 1):
             by_bodies[n_bodies] = float(table.get(n_bodies, by_bodies.get(n_bodies - 1, 0.0)))
         values = list(by_bodies.values())

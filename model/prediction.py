@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, Supercell, identify_supercell
 from anharm.model.force_field import ForceField
@@ -80,7 +81,7 @@ class LatticeCalculator(Calculator):
     >>> atoms.get_forces(), atoms.calc.results["force_std"]  # doctest: +SKIP
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces", "stress", "force_std"]
+    implemented_properties: list[str] = ["energy", "forces", "stress", "force_std"]  # noqa: RUF012
 
     def __init__(self, model: BayesianModel, **keywords: Any) -> None:
         super().__init__(**keywords)
@@ -94,4 +95,6 @@ class LatticeCalculator(Calculator):
     ) -> None:
         """Evaluate everything at once; called by ASE."""
         super().calculate(atoms, properties or ["energy"], system_changes)
+        if self.atoms is None:
+            raise ModelError("the calculator was given no atoms")
         self.results = self._predictor.predict(self.atoms)

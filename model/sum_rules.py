@@ -191,7 +191,7 @@ def _dense_null_space(matrix: FloatArray, tolerance: float = 1e-7) -> FloatArray
     if not matrix.shape[0]:
         return np.eye(matrix.shape[1])
     if matrix.shape[0] > matrix.shape[1]:
-        matrix = np.linalg.qr(matrix, mode="r")
+        matrix = np.asarray(np.linalg.qr(matrix, mode="r"))
     _, singular, right = np.linalg.svd(matrix, full_matrices=True)
     rank = int(np.sum(singular > tolerance * singular[0]))
     free: FloatArray = right[rank:].T.copy()

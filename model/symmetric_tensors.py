@@ -38,8 +38,8 @@ def _raising(degree: int) -> FloatArray:
     for column, alpha in enumerate(monomials(degree)):
         for axis in range(3):
             if alpha[axis]:
-                below = (*alpha[:axis], alpha[axis] - 1, *alpha[axis + 1 :])
-                matrix[lower[below] * 3 + axis, column] = np.sqrt(alpha[axis] / degree)
+                x, y, z = (alpha[i] - (i == axis) for i in range(3))
+                matrix[lower[x, y, z] * 3 + axis, column] = np.sqrt(alpha[axis] / degree)
     return matrix
 
 

@@ -88,7 +88,7 @@ def find_space_group(crystal: Crystal, tolerance: float = 1e-3) -> tuple[Crystal
         If no consistent set of operations is found within the tolerance, or if the cell is a
         multiple of the primitive one whose shape hides part of the symmetry.
     """
-    cell = (crystal.lattice, crystal.fractional_positions, crystal.numbers)
+    cell: Any = (crystal.lattice, crystal.fractional_positions, crystal.numbers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         dataset = spglib.get_symmetry_dataset(cell, symprec=tolerance)
@@ -109,9 +109,7 @@ def find_space_group(crystal: Crystal, tolerance: float = 1e-3) -> tuple[Crystal
     return ideal, SpaceGroup(dataset.international, rotations, cartesian, site_images, shifts)
 
 
-def _refuse_hidden_symmetry(
-    cell: tuple[FloatArray, FloatArray, IntArray], dataset: Any, tolerance: float
-) -> None:
+def _refuse_hidden_symmetry(cell: Any, dataset: Any, tolerance: float) -> None:
     """Only rotations that map the given cell's lattice onto itself can be used.
 
     A multiple cell of lower shape (2x1x1 of a hexagonal crystal, say) has fewer of them than the
@@ -122,7 +120,8 @@ def _refuse_hidden_symmetry(
         primitive = spglib.find_primitive(cell, symprec=tolerance)
         if primitive is None or len(primitive[2]) == len(cell[2]):
             return
-        expected = len(spglib.get_symmetry(primitive, symprec=tolerance)["rotations"])
+        symmetry: Any = spglib.get_symmetry(primitive, symprec=tolerance)
+        expected = len(symmetry["rotations"])
     multiple = len(cell[2]) // len(primitive[2])
     if len(dataset.rotations) < expected * multiple:
         raise ModelError(
