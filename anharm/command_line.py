@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anharm._version import __version__
 from anharm.errors import AnharmError
+
+if TYPE_CHECKING:
+    from anharm.configuration import RunConfiguration
 
 RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
 
@@ -27,6 +31,9 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, _interrupt)
     try:
         cli(standalone_mode=False)
     except AnharmError as error:
@@ -40,6 +47,11 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("anharm: interrupted", err=True)
         sys.exit(1)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End as after Ctrl-C, so that i-PI, the broker and the clients part in good order."""
+    raise KeyboardInterrupt
 
 
 @cli.command()
@@ -60,20 +72,29 @@ def plan(run_file: Path, as_json: bool) -> None:
 def run(run_file: Path, resume: bool) -> None:
     """Train a force field during an i-PI run, everything supervised."""
     from anharm.configuration import load_configuration
+    from anharm.errors import RunFailed
     from anharm.progress import Progress
-    from anharm.server.summary import format_summary, summarise
+    from anharm.server.learner import MODEL_FOLDER
     from anharm.server.supervisor import supervise
 
     logging.getLogger().setLevel(logging.WARNING)
     configuration = load_configuration(run_file)
+    directory = configuration.run.directory
     try:
         with Progress() as progress:
             supervise(configuration, resume, progress.show)
-    finally:
-        directory = configuration.run.directory
-        if (directory / "models").exists():
-            summary = summarise(directory, configuration.training.window)
-            click.echo(format_summary(summary, directory))
+    except RunFailed:
+        if (directory / MODEL_FOLDER).exists():
+            _echo_summary(configuration)
+        raise
+    _echo_summary(configuration)
+
+
+def _echo_summary(configuration: RunConfiguration) -> None:
+    from anharm.server.summary import format_summary, summarise
+
+    directory = configuration.run.directory
+    click.echo(format_summary(summarise(directory, configuration.training.window), directory))
 
 
 @cli.command()
@@ -83,12 +104,10 @@ def broker(run_file: Path, resume: bool) -> None:
     """Run the uncertainty broker alone."""
     from anharm.configuration import load_configuration
     from anharm.server.broker_process import run_broker
-    from anharm.server.summary import format_summary, summarise
 
     configuration = load_configuration(run_file)
     run_broker(configuration, resume)
-    directory = configuration.run.directory
-    click.echo(format_summary(summarise(directory, configuration.training.window), directory))
+    _echo_summary(configuration)
 
 
 @cli.command()
@@ -142,7 +161,9 @@ def reference(run_file: Path) -> None:
     run_reference_client(
         parse_address(section.address),
         engine.structure,
-        make_calculator(section.calculator.name, section.calculator.parameters),
+        make_calculator(
+            section.calculator.name, section.calculator.parameters, configuration.path.parent
+        ),
         connection_deadline=section.connection_limit,
     )
 

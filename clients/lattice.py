@@ -161,12 +161,18 @@ def run_lattice_client(
         If i-PI or the broker does not appear or disappears, or the model cannot follow.
     """
     link = BrokerLink(broker_endpoint, trajectory, connection_limit)
-    failure = ""
+    failure = "it was interrupted"
     try:
         client = LatticeClient(link, supercell_matrix, maximum_displacement)
         connection = connect(engine_address, connection_limit)
-        serve(connection, client.evaluate)
+        if serve(connection, client.evaluate) == "closed":
+            raise RunFailed(
+                f"i-PI at {engine_address} broke off without a goodbye: it crashed or was killed; "
+                "see its own output"
+            )
+        failure = ""
     except RunEnded as ending:
+        failure = ""
         logger.info("the broker ended the run: %s", ending)
     except AnharmError as error:
         failure = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from anharm.server.labelling import (
     RequestFailed,
 )
 from anharm.server.learner import Learner, System, build_system
+from anharm.server.preflight import is_in_use
 from anharm.server.record import Record
 from anharm.wire.addresses import parse_address
 from anharm.wire.driver_protocol import Configuration
@@ -178,7 +180,7 @@ class _BrokerProcess:
                 written = now
             self._check_deadlines(socket, now)
             if self.stopping:
-                self._send(socket, self.broker.stop(self.stopping, ""))
+                self._send(socket, self.broker.stop("", self.stopping))
 
     def _receive(self, socket: zmq.Socket[bytes], now: float) -> None:
         """Take all messages that are there; what makes no sense is logged and dropped."""
@@ -277,6 +279,8 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
         if endpoint.startswith("ipc://"):
             folder = Path(endpoint.removeprefix("ipc://")).parent
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_in_use(parse_address(endpoint.replace("ipc://", "unix:"))):
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # ZeroMQ would steal
             if folder.stat().st_uid != os.getuid():
                 raise RunFailed(f"the folder {folder} for the broker's socket is not yours")
         socket.bind(endpoint)
@@ -292,7 +296,10 @@ def _signals(process: _BrokerProcess) -> Iterator[None]:
     """Turn SIGTERM and SIGINT into an orderly stop."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        process.stopping = f"stopped by {signal.Signals(number).name}"
+        process.stopping = (
+            f"the broker was stopped by {signal.Signals(number).name}; all labels are kept, and "
+            "--resume continues"
+        )
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

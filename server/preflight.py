@@ -15,6 +15,12 @@ from anharm.configuration import RunConfiguration
 from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.engine_consistency import check_consistency, read_dft_input
 from anharm.server.engine_input import EngineInput, read_engine_input
+from anharm.server.engine_restart import (
+    RESUMED_INPUT,
+    newest_checkpoint,
+    with_total_steps,
+    without_total_steps,
+)
 from anharm.server.learner import System, build_system
 from anharm.server.record_database import FILE_NAME
 from anharm.wire.addresses import SocketAddress, parse_address
@@ -100,7 +106,7 @@ def check_sockets_free(preparation: Preparation) -> None:
 
     Raises
     ------
-    RunFailed
+    ConfigurationError, RunFailed
         Naming the address and what to do.
     """
     configuration = preparation.configuration
@@ -110,8 +116,15 @@ def check_sockets_free(preparation: Preparation) -> None:
         "reference.address": configuration.reference.address,
         "run.broker": configuration.run.broker_endpoint.replace("ipc://", "unix:"),
     }
+    taken: dict[SocketAddress, str] = {}
     for what, text in addresses.items():
         address = parse_address(text)
+        if address in taken:
+            raise ConfigurationError(
+                f"{what} and {taken[address]} are both {address}: each server needs an address "
+                "of its own, so change one"
+            )
+        taken[address] = what
         if is_in_use(address):
             raise RunFailed(
                 f"{what}: somebody listens at {address} already, perhaps another run; stop that "
@@ -146,7 +159,7 @@ def prepare_directory(preparation: Preparation, resume: bool) -> Path:
     ------
     ConfigurationError
         If a run is there already and shall not be resumed, or the other way round, or the i-PI
-        input has changed.
+        input has changed, or all its steps are made.
     RunFailed
         If the directory cannot be written.
     """
@@ -166,22 +179,45 @@ def prepare_directory(preparation: Preparation, resume: bool) -> Path:
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         if resume and copy.exists():
-            if copy.read_bytes() != source.read_bytes():
-                raise ConfigurationError(
-                    f"{source} has changed since the run in {directory} began; restore it, or "
-                    "use another run.directory"
-                )
-        else:
-            for name in (Path(source.name), *preparation.engine.files):
-                target = directory / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source.parent / name, target)
+            _check_unchanged(source, copy, directory)
+            return _where_to_continue(preparation, copy)
+        for name in (Path(source.name), *preparation.engine.files):
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.parent / name, target)
     except OSError as error:
         raise RunFailed(
-            f"the run directory {directory} cannot be written: {error.strerror}"
+            f"the run directory {directory} cannot be written: {error.strerror}; choose another "
+            "run.directory, or make it yours"
         ) from error
-    restart = directory / "RESTART"
-    return restart if resume and restart.exists() else copy
+    return copy
+
+
+def _check_unchanged(source: Path, copy: Path, directory: Path) -> None:
+    """A resumed i-PI input may differ in its number of steps only."""
+    texts = [file.read_text(errors="replace") for file in (source, copy)]
+    if without_total_steps(texts[0]) != without_total_steps(texts[1]):
+        raise ConfigurationError(
+            f"{source} has changed since the run in {directory} began, in more than its "
+            f"<total_steps>; restore it (a copy is {copy}), or use another run.directory"
+        )
+
+
+def _where_to_continue(preparation: Preparation, copy: Path) -> Path:
+    """What i-PI is to read in a resumed run: its newest checkpoint, or its input again."""
+    total = preparation.engine.total_steps
+    checkpoint = newest_checkpoint(copy.parent, copy)
+    if checkpoint is None:
+        shutil.copyfile(preparation.engine.path, copy)
+        return copy
+    if checkpoint.step >= total:
+        raise ConfigurationError(
+            f"the run in {copy.parent} has made all its {total} steps; to go on, raise "
+            f"<total_steps> in {preparation.engine.path} and resume again"
+        )
+    resumed = copy.parent / RESUMED_INPUT
+    resumed.write_text(with_total_steps(checkpoint.path.read_text(), total))
+    return resumed
 
 
 def prepare_reference_directory(preparation: Preparation, number: int) -> Path:

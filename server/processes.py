@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from anharm.errors import RunFailed
 
 _PARENT_DEATH_SIGNAL = 1  # prctl(PR_SET_PDEATHSIG), Linux
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 
 class ManagedProcess:
@@ -44,9 +47,12 @@ class ManagedProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
+        self.command = tuple(command)
         self.log = log
+        self._group_is_left = True
         try:
             with open(log, "ab") as output:
+                self._log_start = output.tell()  # a resumed run writes behind the first
                 self._process = subprocess.Popen(
                     command,
                     cwd=folder,
@@ -63,7 +69,20 @@ class ManagedProcess:
     @property
     def exit_code(self) -> int | None:
         """Exit code, or None while it runs."""
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self._group_is_left:
+            self._end_group()
+        return code
+
+    @property
+    def how_it_ended(self) -> str:
+        """Its end in words."""
+        code = self.exit_code
+        if code is None:
+            return "is running"
+        if code < 0:
+            return f"was ended by the signal {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
 
     @property
     def is_running(self) -> bool:
@@ -81,26 +100,42 @@ class ManagedProcess:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        return True
+        return not self.is_running
 
     def last_words(self, lines: int = 5) -> str:
-        """The end of its log, for messages."""
+        """The end of its log, for messages; of a Python traceback its last line alone."""
+        text = [line for line in self._log_text().splitlines() if line.strip()]
+        for number, line in reversed(list(enumerate(text))):
+            if _EXCEPTION.match(line):
+                return line
+            if number < len(text) - lines:
+                break
+        return "\n".join(text[-lines:])
+
+    def last_error(self) -> str:
+        """The message that an `anharm` process ended with; empty if there is none."""
+        _, mark, message = ("\n" + self._log_text()).rpartition("\nanharm: ")
+        return message.strip() if mark else ""
+
+    def _log_text(self) -> str:
         try:
-            text = self.log.read_text(errors="replace")
+            return self.log.read_bytes()[self._log_start :].decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 
     def end(self, seconds: float = 10.0) -> None:
-        """End the process and its children: politely, then for good."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                break
-            if self.wait(seconds):
-                continue
+        """End the process politely, or else for good, and whatever it started with it."""
+        self.signal(signal.SIGTERM)
         self.wait(seconds)
+        if self.is_running:
+            self._end_group()
+            self.wait(seconds)
+
+    def _end_group(self) -> None:
+        """Kill what is left of the process group, once: its number may belong to others later."""
+        self._group_is_left = False
+        with suppress(ProcessLookupError):  # nothing is left
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _die_with_parent() -> None:

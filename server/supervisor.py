@@ -13,6 +13,7 @@ import zmq
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import RunFailed
+from anharm.server.engine_restart import newest_checkpoint
 from anharm.server.preflight import (
     Preparation,
     check_sockets_free,
@@ -31,6 +32,7 @@ Show = Callable[[Status], None]
 _LOOK_SECONDS = 0.3
 _START_SECONDS = 60.0
 _END_SECONDS = 30.0
+_LAST_WORD_SECONDS = 10.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -56,10 +58,9 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None
         If the run cannot start, fails, or is interrupted. No child is left in any case.
     """
     preparation = prepare(configuration)
-    engine_input = prepare_directory(preparation, resume)
     check_sockets_free(preparation)
+    engine_input = prepare_directory(preparation, resume)
     supervisor = _Supervisor(preparation, engine_input, resume, show)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         supervisor.run()
     except KeyboardInterrupt:
@@ -70,11 +71,6 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None
         ) from None
     finally:
         supervisor.end_all()
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 class _Supervisor:
@@ -109,6 +105,7 @@ class _Supervisor:
         command = (*self.preparation.engine_command, self.engine_input.name)
         self.engine = self._start("i-pi", command)
         self._watch()
+        self._check_complete()
 
     def _own(self, *words: str) -> tuple[str, ...]:
         """A command of ours, in this Python."""
@@ -130,7 +127,7 @@ class _Supervisor:
         """Until the broker answers: reference codes do not wait for their server."""
         deadline = time.monotonic() + _START_SECONDS
         while self._line.ask(_LOOK_SECONDS) is None:
-            self._check_broker()
+            self._check_broker_runs()
             if time.monotonic() > deadline:
                 raise RunFailed(
                     f"the broker did not answer within {_START_SECONDS:.0f} s; see "
@@ -141,28 +138,39 @@ class _Supervisor:
         """Until the initial labels are learnt; i-PI has nothing to do before."""
         while True:
             status = self._look()
-            if (
-                status is not None
-                and status.model_version > 0
-                and status.phase != ("initial labels")
-            ):
+            self._check_broker_runs()
+            if status and status.model_version > 0 and status.phase != "initial labels":
                 return
             time.sleep(_LOOK_SECONDS)
 
     def _watch(self) -> None:
-        """Until i-PI or the broker ends."""
+        """Until i-PI has ended, or the broker has ended the run."""
         assert self.engine is not None and self.broker is not None and self.client is not None
         while self.engine.is_running and self.broker.is_running:
             self._look()
             time.sleep(_LOOK_SECONDS)
-        if not self.broker.is_running:
+        if self.engine.is_running:
             self._check_broker()
-            self.engine.signal(signal.SIGTERM)  # the run was stopped: i-PI writes its RESTART
-        self.engine.wait(_END_SECONDS)
+            self.engine.signal(signal.SIGTERM)  # training has converged: i-PI writes its RESTART
+            self.engine.wait(_END_SECONDS)
+        elif self.engine.exit_code != 0:
+            raise RunFailed(self._died(self.engine))
         wait_until_ended([self.client, self.broker], _END_SECONDS)
         self._check_broker()
-        if self.engine.exit_code not in (0, None, -signal.SIGTERM):
-            raise RunFailed(self._died(self.engine))
+
+    def _check_complete(self) -> None:
+        """i-PI ends in good order, too, when somebody stops it or its own time limit is over."""
+        assert self.broker is not None
+        if self.configuration.run.stop_when_converged:
+            return
+        total = self.preparation.engine.total_steps
+        reached = newest_checkpoint(self.directory, self.preparation.engine.path)
+        if reached is not None and reached.step < total:
+            raise RunFailed(
+                f"i-PI ended after {reached.step} of {total} steps (stopped by a signal, a file "
+                "named EXIT, or its <total_time>); `anharm run "
+                f"{self.configuration.path} --resume` continues"
+            )
 
     def _look(self) -> Status | None:
         """Show how the run stands, and find what has gone wrong."""
@@ -173,10 +181,13 @@ class _Supervisor:
         deserted = self.references and not any(child.is_running for child in self.references)
         if deserted and status is not None and status.pending:
             raise RunFailed(self._died(self.references[0]))
-        if self.client is not None and self.client.exit_code not in (None, 0):
-            raise RunFailed(self._died(self.client))
         if self.engine is not None and self.engine.exit_code not in (None, 0):
             raise RunFailed(self._died(self.engine))
+        if self.client is not None and self.client.exit_code not in (None, 0):
+            assert self.broker is not None
+            self.broker.wait(_LAST_WORD_SECONDS)  # the client has told it why, and it ends the run
+            self._check_broker()
+            raise RunFailed(self._died(self.client))
         return status
 
     def _check_broker(self) -> None:
@@ -184,14 +195,22 @@ class _Supervisor:
         assert self.broker is not None
         if self.broker.exit_code in (None, 0):
             return
-        self.broker.wait(_END_SECONDS)
-        words = self.broker.last_words(1)
-        raise RunFailed(words.removeprefix("anharm: ") or self._died(self.broker))
+        raise RunFailed(self.broker.last_error() or self._died(self.broker))
+
+    def _check_broker_runs(self) -> None:
+        """Before i-PI runs, the broker has no reason to end."""
+        self._check_broker()
+        assert self.broker is not None
+        if not self.broker.is_running:
+            raise RunFailed(self._died(self.broker))
 
     def _died(self, child: ManagedProcess) -> str:
+        words = child.last_words()
+        end = f"; the end of {child.log}:\n{words}" if words else f"; {child.log} is empty"
         return (
-            f"{child.name} ended with exit code {child.exit_code}; the end of {child.log}:\n"
-            f"{child.last_words()}"
+            f"{child.name} ({' '.join(child.command)}) {child.how_it_ended}, so the run stopped. "
+            f"All labels are kept: put right what is wrong, and continue with `anharm run "
+            f"{self.configuration.path} --resume`{end}"
         )
 
     def interrupt(self) -> None:
@@ -204,11 +223,13 @@ class _Supervisor:
             self.broker.wait(_END_SECONDS / 3)
 
     def end_all(self) -> None:
-        """End every child that is left."""
+        """End every child that is left; a second Ctrl-C does not keep it from that."""
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for child in reversed(self.children):
             if child.is_running:
                 child.end()
         self._line.close()
+        signal.signal(signal.SIGINT, previous)
 
 
 class _StatusLine:
