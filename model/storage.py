@@ -26,6 +26,10 @@ from anharm.model.regression import Posterior
 
 FORMAT = "anharm model"
 FORMAT_VERSION = 1
+_UNREADABLE = (
+    OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError,
+    MemoryError,
+)  # fmt: skip
 
 
 def save_model(model: BayesianModel, path: Path) -> str:
@@ -91,6 +95,7 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         provenance = file.create_group("provenance")
         for key, value in model.provenance.items():
             provenance.attrs[key] = value
+        file.attrs["content_sha256"] = _digest(file)
     return buffer.getvalue()
 
 
@@ -112,7 +117,12 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                     f"{source} has model format {found}; this version of anharm reads format "
                     f"{FORMAT_VERSION}: fit the model again from its labels"
                 )
-            return BayesianModel(
+            if file.attrs.get("content_sha256") != _digest(file):
+                raise ModelError(
+                    f"{source} is damaged: its content does not match its own checksum; restore "
+                    "it from a copy or fit the model again from its labels"
+                )
+            model = BayesianModel(
                 expansion=_read_expansion(file["expansion"]),
                 posterior=_read_posterior(file["posterior"]),
                 energy_per_cell=float(file.attrs["energy_per_cell"]),
@@ -120,8 +130,49 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 version=int(file.attrs["version"]),
                 provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
             )
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"{source} is not a readable anharm model file: {error}") from error
+    _check_consistency(model, source)
+    return model
+
+
+def _digest(file: h5py.File) -> str:
+    """SHA-256 of every attribute and dataset, by name; HDF5 itself checks little."""
+    digest = hashlib.sha256()
+
+    def include(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        for key in sorted(item.attrs):
+            if key != "content_sha256":
+                digest.update(f"{name}@{key}={np.asarray(item.attrs[key]).tolist()!r}\n".encode())
+        if isinstance(item, h5py.Dataset):
+            digest.update(f"{name} {item.dtype.str} {item.shape}\n".encode())
+            digest.update(np.ascontiguousarray(item[()]).tobytes())
+
+    include("", file)
+    file.visititems(include)
+    return digest.hexdigest()
+
+
+def _check_consistency(model: BayesianModel, source: str) -> None:
+    """Refuse numbers that index beyond their arrays: compiled code does not look again."""
+    expansion, posterior = model.expansion, model.posterior
+    sites = expansion.bodies[..., -1]
+    table, n = expansion.monomials, expansion.n_parameters
+    width = max(expansion.orders, default=0)
+    consistent = (
+        expansion.bodies.shape == (len(table.body_positions), 4)
+        and table.body_positions.shape[1:] == (3,)
+        and np.all((sites >= 0) & (sites < expansion.crystal.n_sites))
+        and table.variables.shape == (len(table.orders), width)
+        and np.all((table.variables >= -1) & (table.variables < 3 * len(expansion.bodies)))
+        and expansion.monomial_weights.shape[0] == len(table.orders)
+        and expansion.monomial_weights.shape[1] == expansion.constraint_basis.shape[0]
+        and len(expansion.parameter_orders) == n
+        and posterior.mean.shape == (n,)
+        and posterior.factor.shape[:1] == (n,)
+    )
+    if not consistent:
+        raise ModelError(f"{source} contradicts itself: its arrays do not fit together")
 
 
 def _write_sparse(group: h5py.Group, name: str, matrix: csr_array) -> None:
@@ -135,7 +186,9 @@ def _write_sparse(group: h5py.Group, name: str, matrix: csr_array) -> None:
 
 def _read_sparse(group: h5py.Group) -> csr_array:
     arrays = (group["data"][()], group["indices"][()], group["indptr"][()])
-    return csr_array(arrays, shape=tuple(int(n) for n in group.attrs["shape"]))
+    matrix = csr_array(arrays, shape=tuple(int(n) for n in group.attrs["shape"]))
+    matrix.check_format(full_check=True)
+    return matrix
 
 
 def _write_expansion(group: h5py.Group, expansion: Expansion) -> None:

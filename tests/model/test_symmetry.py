@@ -16,6 +16,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_forces_and_errors_are_covariant_under_every_rotation_of_the_crystal(
     laboratory, name: str
@@ -41,6 +42,9 @@ def test_forces_and_errors_are_covariant_under_every_rotation_of_the_crystal(
         scale = np.abs(here["forces"]).max()
         np.testing.assert_allclose(there["forces"], here["forces"] @ matrix.T, atol=1e-9 * scale)
         assert there["energy"] == pytest.approx(here["energy"], rel=1e-10)
+        # The error of a force vector turns with it; its length is the trace of the covariance.
+        lengths = [np.linalg.norm(result["force_std"], axis=1) for result in (here, there)]
+        np.testing.assert_allclose(lengths[1], lengths[0], rtol=1e-7)
         full = _tensor(here["stress"])
         np.testing.assert_allclose(
             _tensor(there["stress"]), matrix @ full @ matrix.T, atol=1e-9 * np.abs(full).max()

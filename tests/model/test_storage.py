@@ -1,0 +1,170 @@
+"""A model file holds the model bit for bit, and anything else is refused in plain words."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import issparse
+
+from anharm.errors import ModelError
+from anharm.model import BayesianModel, ForceField, Supercell, load_model, save_model
+from anharm.model.storage import model_from_bytes, model_to_bytes
+
+
+@pytest.fixture(scope="module")
+def model(laboratory) -> BayesianModel:
+    model: BayesianModel = laboratory.random_model(laboratory.expansion("tin selenide"))
+    provenance = {"labels": "äöü", "note": "x" * 99_999}
+    return replace(model, version=7, n_labels=12, provenance=provenance)
+
+
+@pytest.fixture(scope="module")
+def content(model: BayesianModel) -> bytes:
+    return model_to_bytes(model)
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Equal to the last bit, whatever holds the numbers."""
+    if is_dataclass(a):
+        return type(a) is type(b) and all(
+            identical(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)
+        )
+    if issparse(a):
+        return a.shape == b.shape and all(
+            identical(getattr(a, key), getattr(b, key)) for key in ("data", "indices", "indptr")
+        )
+    if isinstance(a, np.ndarray):
+        return a.shape == b.shape and a.dtype.kind == b.dtype.kind and bool(np.all(a == b))
+    return bool(a == b) and type(a) is type(b)
+
+
+def test_a_round_trip_changes_no_bit(model: BayesianModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    first = save_model(model, path)
+    loaded = load_model(path)
+    assert identical(loaded, model)
+    assert save_model(loaded, path) == first
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.h5"]
+
+
+def test_a_loaded_model_predicts_bit_for_bit(model: BayesianModel, content: bytes) -> None:
+    loaded = model_from_bytes(content, "here")
+    matrix = np.diag([1, 2, 2])
+    u = np.random.default_rng(0).normal(0, 0.1, (1, 32, 3))
+    before = ForceField(model, Supercell(model.expansion.crystal, matrix)).predict(u)
+    after = ForceField(loaded, Supercell(loaded.expansion.crystal, matrix)).predict(u)
+    for key in ("energies", "forces", "virials", "force_std"):
+        np.testing.assert_array_equal(getattr(after, key), getattr(before, key))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_truncated_files_are_refused(content: bytes, data: st.DataObject) -> None:
+    length = data.draw(st.integers(0, len(content) - 1))
+    with pytest.raises(ModelError, match=r"broken\.h5"):
+        model_from_bytes(content[:length], "broken.h5")
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None, print_blob=False)
+def test_a_flipped_bit_is_refused_or_harmless(
+    model: BayesianModel, content: bytes, data: st.DataObject
+) -> None:
+    """Harmless: in the unused space of the file."""
+    damaged = bytearray(content)
+    damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        loaded = model_from_bytes(bytes(damaged), "broken.h5")
+    except ModelError as error:
+        assert "broken.h5" in str(error)
+    else:
+        assert identical(loaded, model)
+
+
+@given(garbage=st.binary(max_size=2000))
+@settings(max_examples=50, deadline=None)
+def test_other_files_are_refused(garbage: bytes) -> None:
+    with pytest.raises(ModelError, match="not a readable"):
+        model_from_bytes(garbage, "other.h5")
+
+
+def altered(content: bytes, change: Any) -> bytes:
+    buffer = io.BytesIO(content)
+    with h5py.File(buffer, "r+") as file:
+        change(file)
+    return buffer.getvalue()
+
+
+def replace_dataset(file: h5py.File, name: str, values: Any) -> None:
+    del file[name]
+    file[name] = values
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda f: f.attrs.__setitem__("format", "something else"), "not an anharm model"),
+        (lambda f: f.attrs.__delitem__("format"), "not an anharm model"),
+        (lambda f: f.attrs.__setitem__("format_version", 99), "format 99"),
+        (lambda f: f.attrs.__delitem__("format_version"), "not a readable"),
+        (lambda f: f.__delitem__("posterior/mean"), "damaged"),
+        (lambda f: f["posterior/mean"].__setitem__(0, 1e9), "damaged"),
+        (lambda f: replace_dataset(f, "expansion/bodies", np.zeros((3, 4), int)), "damaged"),
+    ],
+)
+def test_changed_files_are_refused(content: bytes, change: Any, word: str) -> None:
+    with pytest.raises(ModelError, match=word):
+        model_from_bytes(altered(content, change), "other.h5")
+
+
+def test_arrays_that_index_beyond_each_other_are_refused(model: BayesianModel) -> None:
+    """Consistent with its checksum, but not with itself: compiled code would read wild memory."""
+    variables = model.expansion.monomials.variables.copy()
+    variables[0, 0] = 10**6
+    monomials = replace(model.expansion.monomials, variables=variables)
+    bodies = model.expansion.bodies.copy()
+    bodies[0, 3] = 99
+    for expansion in (
+        replace(model.expansion, monomials=monomials),
+        replace(model.expansion, bodies=bodies),
+    ):
+        forged = model_to_bytes(replace(model, expansion=expansion))
+        with pytest.raises(ModelError, match="contradicts itself"):
+            model_from_bytes(forged, "forged.h5")
+    short = replace(model.posterior, mean=model.posterior.mean[:-1])
+    with pytest.raises(ModelError, match="contradicts itself"):
+        model_from_bytes(model_to_bytes(replace(model, posterior=short)), "forged.h5")
+
+
+def test_missing_files_and_folders_are_named(model: BayesianModel, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"absent\.h5"):
+        load_model(tmp_path / "absent.h5")
+    with pytest.raises(ModelError, match="cannot read"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match="cannot write"):
+        save_model(model, tmp_path / "absent" / "model.h5")
+
+
+def test_a_failed_write_leaves_the_old_file(
+    model: BayesianModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.h5"
+    save_model(model, path)
+    old = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ModelError, match="No space left"):
+        save_model(replace(model, version=8), path)
+    assert path.read_bytes() == old
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.h5"]
