@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anharm.model.crystal import Crystal, FloatArray, IntArray
+from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
 from anharm.model.symmetry import SpaceGroup
 
 SHELL_TOLERANCE = 1e-6  # Angstrom; one shell of neighbours is never split by rounding
@@ -111,6 +111,36 @@ def neighbours(crystal: Crystal, cutoff: float) -> list[IntArray]:
         cell_index, sites = np.nonzero(within(distances, cutoff) & (distances > 1e-6))
         found.append(np.column_stack([cells[cell_index], sites]).astype(np.int64))
     return found
+
+
+def largest_fitting_cutoff(supercell: Supercell, radius: float) -> float:
+    """The largest cutoff with which no pair of atoms is in range twice, Angstrom.
+
+    Two neighbours of a site that are images of one supercell atom, or a neighbour that is an image
+    of the site itself, must not both lie within the cutoff.
+
+    Parameters
+    ----------
+    supercell : Supercell
+    radius : float
+        How far to look, Angstrom; inf is returned if every pair within it is unique.
+    """
+    crystal = supercell.crystal
+    limit = np.inf
+    for site, around in enumerate(neighbours(crystal, radius)):
+        atoms = around[:, 3] * supercell.n_cells + supercell.cell_index(around[:, :3])
+        own = site * supercell.n_cells + supercell.cell_index(np.zeros(3, dtype=np.int64))
+        origin = crystal.fractional_positions[site]
+        vectors = around[:, :3] + crystal.fractional_positions[around[:, 3]] - origin
+        distances = np.linalg.norm(vectors @ crystal.lattice, axis=1)
+        order = np.argsort(distances, kind="stable")
+        _, first = np.unique(atoms[order], return_index=True)
+        repeated = np.ones(len(order), dtype=bool)
+        repeated[first] = False
+        repeated |= atoms[order] == own
+        if repeated.any():
+            limit = min(limit, float(distances[order][repeated].min()))
+    return limit
 
 
 def cliques(crystal: Crystal, n_bodies: int, cutoff: float) -> Iterator[IntArray]:

@@ -16,6 +16,7 @@ from anharm.model.clusters import (
     ClusterOrbit,
     encode,
     find_orbits,
+    largest_fitting_cutoff,
     neighbours,
     within,
 )
@@ -98,7 +99,7 @@ class Expansion:
             Naming the largest cutoff that fits.
         """
         largest = max(max(by_bodies.values()) for by_bodies in self.cutoffs.values())
-        fits = supercell.half_width + SHELL_TOLERANCE
+        fits = largest_fitting_cutoff(supercell, largest) + SHELL_TOLERANCE
         if largest > fits:
             order = next(
                 n for n, by_bodies in self.cutoffs.items() if max(by_bodies.values()) == largest

@@ -8,6 +8,8 @@ import numpy as np
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
+from anharm.model.clusters import largest_fitting_cutoff
+from anharm.model.crystal import Supercell
 from anharm.model.sites import default_maximum_displacement
 from anharm.server.learner import build_system
 from anharm.server.preflight import is_in_use, prepare
@@ -42,7 +44,7 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
             str(n): m for n, m in expansion.unconstrained_per_order.items()
         },
         "labels_to_determine_all": int(np.ceil(n_parameters / max(1, n_components - 3))),
-        "largest_cutoff_that_fits": round(supercell.half_width, 4),
+        "largest_cutoff_that_fits": round(_largest_cutoff(supercell), 4),
         "maximum_displacement": round(limit or default_maximum_displacement(supercell), 4),
         "memory_mb": round((posterior + 2 * rows) / 2**20, 3),
         "monomials_per_cell": len(expansion.monomials.orders),
@@ -56,6 +58,14 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
     if configuration.engine is not None and configuration.reference is not None:
         found["reachability"] = _reachability(configuration)
     return found
+
+
+def _largest_cutoff(supercell: Supercell) -> float:
+    """Look further and further until a pair of atoms is found in range twice."""
+    radius = 1.01 * supercell.half_width
+    while not np.isfinite(limit := largest_fitting_cutoff(supercell, radius)):
+        radius *= 1.2
+    return limit
 
 
 def _reachability(configuration: RunConfiguration) -> dict[str, str]:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from anharm.errors import ModelError
 from anharm.model import Crystal, Expansion, Supercell, build_expansion
+from anharm.model.clusters import largest_fitting_cutoff
 
 SILICON = {2: 6.0, 3: 4.5, 4: 3.5}
 UNIMODULAR = [
@@ -235,12 +236,24 @@ def test_a_cutoff_that_wraps_is_refused_with_the_largest_one_that_fits(
 ) -> None:
     crystal = laboratory.crystal(name)
     supercell = Supercell(crystal, np.diag([2, 2, 2]))
-    shortest = np.linalg.norm(supercell.lattice, axis=1).min()
-    assert supercell.half_width == pytest.approx(shortest / 2)
-    largest = np.floor(supercell.half_width * 1000) / 1000
+    fits = largest_fitting_cutoff(supercell, 3 * supercell.half_width)
+    assert supercell.half_width <= fits + 1e-6
+    largest = np.floor(fits * 1000) / 1000
     with pytest.raises(ModelError, match=f"order 2 .* {largest:g} Angstrom"):
         build_expansion(crystal, {2: largest + 0.01, 3: 2.9}).check_supercell(supercell)
     build_expansion(crystal, {2: largest, 3: 2.9}).check_supercell(supercell)
+
+
+@given(st.floats(2.0, 8.0))
+@settings(deadline=None, max_examples=20)
+def test_pairs_within_a_fitting_cutoff_are_in_range_once(laboratory, cutoff: float) -> None:
+    crystal = laboratory.crystal("silicon")
+    supercell = Supercell(crystal, np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]))
+    atoms = supercell.to_atoms()
+    first, second = neighbor_list("ij", atoms, cutoff)
+    pairs = np.column_stack([first, second])
+    unique = len(np.unique(pairs, axis=0)) == len(pairs) and not np.any(first == second)
+    assert unique == (cutoff < largest_fitting_cutoff(supercell, 9.0) + 1e-6)
 
 
 def test_a_cutoff_of_exactly_half_the_supercell_fits() -> None:
