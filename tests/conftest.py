@@ -1,5 +1,7 @@
 """Fixtures that start the real programs on the other side of our sockets."""
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,3 +48,22 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 def start_ipi(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.Popen]:
     """Start i-PI on an input file."""
     return lambda name: start(I_PI, name)
+
+
+@pytest.fixture
+def require_program() -> Callable[[str], str]:
+    """Find a program of a system package, or skip the test.
+
+    With ANHARM_REQUIRE_SYSTEM_PACKAGES=1, as in continuous integration, a missing one fails.
+    """
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            reason = f"{name} is not installed"
+            if os.environ.get("ANHARM_REQUIRE_SYSTEM_PACKAGES") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return path
+
+    return find

@@ -1,0 +1,121 @@
+"""`anharm run` from beginning to end, with the real i-PI and real reference codes."""
+
+import re
+
+import numpy as np
+import pytest
+
+from anharm.clients.calculators import make_calculator
+from anharm.model import ForceField, Supercell, load_model
+from anharm.model.sites import assign_sites
+from anharm.server.engine_input import read_engine_input
+
+
+def test_a_run_learns_while_ipi_goes_on(job):
+    job.set(training__audit_interval=100, training__window=100)
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    assert not ended.err
+
+    # i-PI's own output is whole, with the errors beside it.
+    assert job.output_steps() == list(range(0, 301, 10))
+    errors = np.loadtxt(job.directory / "silicon.force_std_max_0", comments="#")
+    assert errors.size == 31
+    assert (errors > 0).all()
+
+    # Models were swapped in on the way, and the log of i-PI knows one client and no trouble.
+    summary = summary_of(ended.out)
+    with job.record() as record:
+        models, labels = record.models(), list(record.labels())
+        chunks = list(record.observations())
+    versions = np.concatenate([chunk.model_version for chunk in chunks])
+    assert len(models) >= 2
+    assert set(versions) == {model.version for model in models}
+    assert (np.diff(versions) >= 0).all()
+
+    # The summary says what the record holds.
+    assert int(summary["steps"]) == len(versions) == 301
+    assert int(summary["labels"]) == len(labels)
+    assert int(summary["model versions"]) == len(models)
+    maxima = np.concatenate([chunk.maximum for chunk in chunks])
+    start, end = (float(x) for x in re.findall(r"\d+\.\d+", summary["average error"]))
+    assert start == pytest.approx(maxima[:100].mean(), abs=6e-5)
+    assert end == pytest.approx(maxima[-100:].mean(), abs=6e-5)
+    predicted = [label.prediction.force_rmse for label in labels if label.prediction is not None]
+    assert f"{predicted[0]:.4f} eV/A (first)" in summary["force RMSE of labels"]
+    assert f"{predicted[-1]:.4f} eV/A (last)" in summary["force RMSE of labels"]
+    assert summary["converged"].startswith("no")
+    assert str(job.directory) in summary["record"]
+
+    # Plain lines of progress where there is no terminal.
+    assert "initial labels  step       0  labels    0" in ended.out
+    assert "training " in ended.out
+    assert "\x1b" not in ended.out
+
+    _expect_true_labels(job, labels)
+    _expect_good_model(job, labels, models[-1])
+
+
+def _expect_true_labels(job, labels):
+    """The labels are what the reference says of the very configurations."""
+    atoms = read_engine_input(job.folder / "input.xml").structure
+    atoms.calc = make_calculator("tersoff-silicon")
+    for label in (labels[0], labels[-1]):
+        atoms.positions = label.request.positions
+        np.testing.assert_allclose(label.answer.forces, atoms.get_forces(), atol=1e-8)
+        assert label.answer.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
+    reasons = [label.request.reason for label in labels]
+    assert reasons[0].startswith("initial")
+    assert any("of trajectory trajectory" in reason for reason in reasons)
+
+
+def _expect_good_model(job, labels, version):
+    model = load_model(job.directory / version.path)
+    supercell = [[-2, 2, 2], [2, -2, 2], [2, 2, -2]]
+    cells = Supercell(model.expansion.crystal, np.array(supercell))
+    field = ForceField(model, cells)
+    squares = []
+    for label in labels:
+        sites = assign_sites(cells, label.request.positions, None, None)
+        result = field.predict(sites.displacements(label.request.positions)[None])
+        squares.append((sites.to_user_order(result.forces[0]) - label.answer.forces) ** 2)
+    assert np.sqrt(np.mean(squares)) < 0.02  # eV/A; the forces are of the order of 0.5
+
+
+def test_a_run_ends_when_training_has_converged(job):
+    job.set_steps(100_000)
+    job.set(
+        training__quiet_steps=60,
+        training__window=50,
+        training__factor=50.0,
+        training__audit_interval=None,
+        run__stop_when_converged=True,
+    )
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    summary = summary_of(ended.out)
+    assert summary["converged"].startswith("at step")
+    assert int(summary["steps"]) < 100_000
+    with job.record() as record:
+        assert record.metadata()["converged"] in ended.out
+
+
+def test_quantum_espresso_labels_a_run(qe_job, require_program):
+    require_program("pw.x")
+    ended = qe_job.run()
+    assert ended.code == 0, ended.err
+    summary = summary_of(ended.out)
+    assert int(summary["steps"]) == 41
+    with qe_job.record() as record:
+        labels = list(record.labels())
+    assert len(labels) >= 3
+    for label in labels:
+        assert label.answer.virial is not None
+        assert -120 < label.answer.energy / 8 < -100  # eV per atom with this pseudopotential
+        assert np.abs(label.answer.forces.sum(axis=0)).max() < 0.05
+
+
+def summary_of(text):
+    """The summary's lines by their names."""
+    rows = (re.match(r"([a-zA-Z][\w' -]*?)  +(\S.*)", line) for line in text.splitlines())
+    return {row[1]: row[2] for row in rows if row}
