@@ -137,7 +137,11 @@ def as_supercell_matrix(supercell: ArrayLike) -> IntArray:
     except (TypeError, ValueError):
         values = np.empty(0)
     matrix = np.diag(values) if values.shape == (3,) else values
-    if matrix.shape != (3, 3) or not np.all(np.abs(matrix - np.round(matrix)) < 1e-9):
+    if (
+        matrix.shape != (3, 3)
+        or not np.isfinite(matrix).all()
+        or np.abs(matrix - np.round(matrix)).max() > 1e-9
+    ):
         raise ModelError(
             f"supercell {supercell!r} is neither three integers nor a 3x3 integer matrix"
         )
@@ -271,7 +275,7 @@ def identify_supercell(crystal: Crystal, cell: FloatArray, tolerance: float = 0.
         raise ModelError(f"the cell {cell.tolist()} holds a number that is not finite")
     ratios = cell @ np.linalg.inv(crystal.lattice)
     matrix = np.round(ratios).astype(np.int64)
-    deviation = np.abs(matrix @ crystal.lattice - cell).max() / np.abs(cell).max()
+    deviation = np.abs(matrix @ crystal.lattice - cell).max() / max(np.abs(cell).max(), 1e-9)
     if round(np.linalg.det(matrix)) == 0 or deviation > tolerance:
         raise ModelError(
             f"the cell {np.round(cell, 4).tolist()} Angstrom is not a supercell of the crystal "

@@ -100,17 +100,13 @@ class ForceField:
         self, displacements: FloatArray, errors: bool = True, virial: bool = True
     ) -> Prediction:
         """Evaluate (n_configurations, n_atoms, 3) displacements, Angstrom, supercell order."""
-        body_atoms = self._sum.body_atoms
-        energies, gradients = self._polynomial.differentiate(displacements, body_atoms)
-        forces = -gradients[0]
+        found = self._polynomial.evaluate(displacements, self._sum.body_atoms, virial)
         virials = None
-        if virial:
-            virials = self._polynomial.reference_virials(displacements, body_atoms)[0]
-            virials += np.einsum("cai,caj->cij", forces, displacements)
-            virials = (virials + virials.transpose(0, 2, 1)) / 2
+        if found.virials is not None:
+            virials = (found.virials[0] + found.virials[0].transpose(0, 2, 1)) / 2
         return Prediction(
-            energies=energies[0] + self.model.energy_per_cell * self.supercell.n_cells,
-            forces=forces,
+            energies=found.energies[0] + self.model.energy_per_cell * self.supercell.n_cells,
+            forces=found.forces[0],
             virials=virials,
             force_std=self.force_std(displacements) if errors else None,
         )

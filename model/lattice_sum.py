@@ -72,8 +72,7 @@ class LatticeSum:
         -------
         (n_unconstrained, n_configurations, n_atoms, 3) float
         """
-        _, gradients = self._columns.differentiate(displacements, self.body_atoms)
-        return np.negative(gradients, out=gradients)
+        return self._columns.evaluate(displacements, self.body_atoms, virial=False).forces
 
     def force_rows(self, displacements: FloatArray) -> FloatArray:
         """Force design rows (3 n_atoms, n_parameters) of one (n_atoms, 3) configuration."""
@@ -84,14 +83,12 @@ class LatticeSum:
     def design_rows(self, displacements: FloatArray) -> DesignRows:
         """Design rows of forces, energy and virial of one (n_atoms, 3) configuration."""
         basis = self.expansion.constraint_basis
-        energies, gradients = self._columns.differentiate(displacements[None], self.body_atoms)
-        forces = -gradients.reshape(len(gradients), -1)
-        virials = self._columns.reference_virials(displacements[None], self.body_atoms)[:, 0]
-        virials += np.einsum("pai,aj->pij", forces.reshape(len(forces), -1, 3), displacements)
+        found = self._columns.evaluate(displacements[None], self.body_atoms)
+        assert found.virials is not None
         return DesignRows(
-            forces=np.asarray((basis.T @ forces).T),
-            energy=np.asarray(basis.T @ energies[:, 0]),
-            virial=np.asarray((basis.T @ voigt(virials)).T),
+            forces=np.asarray((basis.T @ found.forces.reshape(len(found.forces), -1)).T),
+            energy=np.asarray(basis.T @ found.energies[:, 0]),
+            virial=np.asarray((basis.T @ voigt(found.virials[:, 0])).T),
         )
 
 

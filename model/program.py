@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import coo_array, csr_array
 
 from anharm.model.crystal import FloatArray, IntArray
-from anharm.model.kernels import energies_and_gradients, grow_forest, summed_gradients
+from anharm.model.kernels import evaluate, grow_forest
 
 
 @dataclass(frozen=True)
@@ -30,135 +29,110 @@ class MonomialTable:
     orders: IntArray
     body_positions: FloatArray
 
-    @cached_property
-    def position_sums(self) -> FloatArray:
-        """(n_terms, 3) sum of the ideal positions of the factors of each monomial, Angstrom."""
-        bodies = np.where(self.variables >= 0, self.variables // 3, -1)
-        padded = np.vstack([self.body_positions, np.zeros((1, 3))])
-        total: FloatArray = padded[bodies].sum(axis=1)
-        return total
+    @property
+    def anchors(self) -> IntArray:
+        """(n_terms,) the lowest body of each monomial, which is in the home cell."""
+        return self.variables[:, 0] // 3
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Result of a program for n_conf configurations, one entry per output.
+
+    Attributes
+    ----------
+    energies : (n_outputs, n_conf) float
+    forces : (n_outputs, n_conf, n_atoms, 3) float
+    virials : (n_outputs, n_conf, 3, 3) float or None
+        -dE/dstrain, eV.
+    """
+
+    energies: FloatArray
+    forces: FloatArray
+    virials: FloatArray | None
 
 
 @dataclass(frozen=True)
 class Program:
-    """One polynomial per column, ready for the kernels.
+    """Polynomials ready for the kernels: one column per output and anchor.
 
-    A column's coefficients can be replaced (`with_coefficients`) without compiling again.
+    The coefficients can be replaced (`with_coefficients`) without compiling again.
     """
 
+    n_outputs: int
     node_starts: IntArray
     variable_starts: IntArray
+    outputs: IntArray
     depths: IntArray
     node_slots: IntArray
     variables: IntArray
+    offsets: FloatArray
     entry_nodes: IntArray
     entry_terms: IntArray
     coefficients: FloatArray
-    table: MonomialTable
 
     @classmethod
     def compile(cls, table: MonomialTable, weights: csr_array) -> Program:
-        """Compile the columns of a (n_terms, n_columns) matrix of monomial coefficients."""
-        by_column = csc_array(weights)
-        columns = np.repeat(np.arange(by_column.shape[1]), np.diff(by_column.indptr))
-        terms = table.variables[by_column.indices]
-        keys = tuple(terms[:, level] for level in range(terms.shape[1] - 1, -1, -1))
-        order = np.lexsort((*keys, columns))
+        """Compile the columns of a (n_terms, n_outputs) matrix of monomial coefficients."""
+        entries = coo_array(weights)
+        terms, anchors = table.variables[entries.row], table.anchors[entries.row]
+        levels = tuple(terms[:, level] for level in range(terms.shape[1] - 1, -1, -1))
+        order = np.lexsort((*levels, anchors, entries.col))
+        pairs = np.column_stack([entries.col, anchors])[order]
+        begins = np.flatnonzero(np.any(np.diff(pairs, axis=0, prepend=-1) != 0, axis=1))
+        starts = np.append(begins, len(order)).astype(np.int64)
         sorted_terms = np.ascontiguousarray(terms[order])
-        depths, node_variables, term_nodes, node_starts = grow_forest(
-            sorted_terms, by_column.indptr.astype(np.int64)
-        )
+        depths, node_variables, term_nodes, node_starts = grow_forest(sorted_terms, starts)
         slots, variables, variable_starts = _number_locally(node_variables, node_starts)
-        program = cls(
-            node_starts, variable_starts, depths, slots, variables,
-            term_nodes, by_column.indices[order].astype(np.int64),
-            np.zeros(len(depths)), table,
-        )  # fmt: skip
-        program.coefficients[term_nodes] = by_column.data[order]
-        return program
-
-    @property
-    def n_columns(self) -> int:
-        """Number of polynomials."""
-        return len(self.node_starts) - 1
+        anchor_of_slot = np.repeat(pairs[begins, 1], np.diff(variable_starts))
+        coefficients = np.zeros(len(depths))
+        coefficients[term_nodes] = entries.data[order]
+        return cls(
+            n_outputs=weights.shape[1],
+            node_starts=node_starts,
+            variable_starts=variable_starts,
+            outputs=pairs[begins, 0].astype(np.int64),
+            depths=depths,
+            node_slots=slots,
+            variables=variables,
+            offsets=table.body_positions[variables // 3] - table.body_positions[anchor_of_slot],
+            entry_nodes=term_nodes,
+            entry_terms=entries.row[order].astype(np.int64),
+            coefficients=coefficients,
+        )
 
     def with_coefficients(self, term_coefficients: FloatArray) -> Program:
-        """The same forest with other coefficients (n_terms,), for a program of one column."""
+        """The same forest with other coefficients (n_terms,), for a program of one output."""
         coefficients = np.zeros(len(self.depths))
         coefficients[self.entry_nodes] = term_coefficients[self.entry_terms]
-        return Program(
-            self.node_starts, self.variable_starts, self.depths, self.node_slots, self.variables,
-            self.entry_nodes, self.entry_terms, coefficients, self.table,
-        )  # fmt: skip
+        return replace(self, coefficients=coefficients)
 
-    def differentiate(
-        self, displacements: FloatArray, body_atoms: IntArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Energies (n_columns, n_conf) and gradients (n_columns, n_conf, n_atoms, 3)."""
+    def evaluate(
+        self, displacements: FloatArray, body_atoms: IntArray, virial: bool = True
+    ) -> Evaluated:
+        """Evaluate (n_conf, n_atoms, 3) displacements, Angstrom, in the supercell's order."""
         n_configurations, n_atoms, _ = displacements.shape
-        energies = np.empty((self.n_columns, n_configurations))
-        gradients = np.empty((self.n_columns, n_configurations, n_atoms, 3))
-        energies_and_gradients(
-            self.node_starts, self.variable_starts, self.depths, self.node_slots,
-            self.coefficients, self.variables, displacements, body_atoms, energies, gradients,
+        energies = np.empty((self.n_outputs, n_configurations))
+        forces = np.empty((self.n_outputs, n_configurations, n_atoms, 3))
+        virials = np.empty((self.n_outputs if virial else 0, n_configurations, 3, 3))
+        evaluate(
+            self.node_starts, self.variable_starts, self.outputs, self.depths, self.node_slots,
+            self.coefficients, self.variables, self.offsets, displacements, body_atoms,
+            energies, forces, virials,
         )  # fmt: skip
-        return energies, gradients
-
-    def reference_virials(self, displacements: FloatArray, body_atoms: IntArray) -> FloatArray:
-        """Part of the virial due to the reference positions, (n_columns, n_conf, 3, 3) eV.
-
-        A homogeneous strain moves the body at R by strain @ R. The sum rules leave the origin of
-        R free, cluster by cluster, as long as it depends only on the other n-1 factors of a
-        monomial; taking their centroid makes R - origin = n / (n-1) (R - cluster centroid).
-        """
-        by_position, *by_centroid = self._virial_coefficients
-        virials = self._summed(by_position, displacements, body_atoms, self.table.body_positions)
-        ones = np.ones((len(body_atoms), 1))
-        for axis, coefficients in enumerate(by_centroid):
-            moments = self._summed(coefficients, displacements, body_atoms, ones)
-            virials[..., axis] -= moments[..., 0]
-        return -virials
-
-    @cached_property
-    def _virial_coefficients(self) -> list[FloatArray]:
-        """Node coefficients times n / (n-1), alone and times each centroid component."""
-        entry_orders = self.table.orders[self.entry_terms]
-        stretched = np.zeros(len(self.depths))
-        stretched[self.entry_nodes] = entry_orders / np.maximum(entry_orders - 1, 1)
-        stretched *= self.coefficients
-        centroids = np.zeros((len(self.depths), 3))
-        centroids[self.entry_nodes] = (
-            self.table.position_sums[self.entry_terms] / entry_orders[:, None]
-        )
-        return [stretched, *(stretched * centroids[:, axis] for axis in range(3))]
-
-    def _summed(
-        self,
-        coefficients: FloatArray,
-        displacements: FloatArray,
-        body_atoms: IntArray,
-        body_weights: FloatArray,
-    ) -> FloatArray:
-        sums = np.empty((self.n_columns, len(displacements), 3, body_weights.shape[1]))
-        summed_gradients(
-            self.node_starts, self.variable_starts, self.depths, self.node_slots,
-            coefficients, self.variables, displacements, body_atoms,
-            np.ascontiguousarray(body_weights), sums,
-        )  # fmt: skip
-        return sums
+        if not virial:
+            return Evaluated(energies, forces, None)
+        virials += np.einsum("pcai,caj->pcij", forces, displacements, optimize=True)
+        return Evaluated(energies, forces, virials)
 
 
 def _number_locally(
     node_variables: IntArray, node_starts: IntArray
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Number the variables of each column from zero."""
-    slots = np.empty_like(node_variables)
-    variables, starts = [], [0]
-    for column in range(len(node_starts) - 1):
-        part = slice(node_starts[column], node_starts[column + 1])
-        unique, inverse = np.unique(node_variables[part], return_inverse=True)
-        slots[part] = inverse
-        variables.append(unique)
-        starts.append(starts[-1] + len(unique))
-    joined = np.concatenate(variables) if variables else np.empty(0, dtype=np.int64)
-    return slots, joined.astype(np.int64), np.array(starts, dtype=np.int64)
+    columns = np.repeat(np.arange(len(node_starts) - 1), np.diff(node_starts))
+    width = int(node_variables.max(initial=0)) + 1
+    unique, inverse = np.unique(columns * width + node_variables, return_inverse=True)
+    starts = np.searchsorted(unique, np.arange(len(node_starts)) * width)
+    slots = inverse.ravel() - starts[columns]
+    return slots.astype(np.int64), (unique % width).astype(np.int64), starts.astype(np.int64)

@@ -1,0 +1,67 @@
+"""Which supercell to write force constants for, and whether they fit into it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from anharm.errors import ModelError
+from anharm.model.clusters import SHELL_TOLERANCE, largest_fitting_cutoff
+from anharm.model.crystal import Crystal, IntArray, Supercell, as_supercell_matrix
+from anharm.model.expansion import Expansion
+
+
+def choose_supercell(
+    expansion: Expansion, orders: tuple[int, ...], supercell: ArrayLike | None
+) -> Supercell:
+    """The wished supercell if the force constants of some orders fit, or the smallest that does.
+
+    Parameters
+    ----------
+    expansion : Expansion
+    orders : tuple of int
+        Orders that are written for this supercell.
+    supercell : array_like of int, optional
+        Three multiples or a 3x3 matrix whose rows are the new vectors in units of the model's
+        lattice vectors; by default the smallest that three multiples give.
+
+    Raises
+    ------
+    ModelError
+        If a cluster would meet its own image; names the largest cutoff that fits and the smallest
+        supercell that would do.
+    """
+    crystal = expansion.crystal
+    largest = {order: max(expansion.cutoffs[order].values()) for order in orders}
+    needed = max(largest.values())
+    if supercell is None:
+        return Supercell(crystal, np.diag(smallest_multiples(crystal, needed)))
+    chosen = Supercell(crystal, as_supercell_matrix(supercell))
+    fits = largest_fitting_cutoff(chosen, needed) + SHELL_TOLERANCE
+    if needed > fits:
+        order = next(order for order in orders if largest[order] == needed)
+        multiples = " ".join(map(str, smallest_multiples(crystal, needed)))
+        raise ModelError(
+            f"the supercell {chosen.matrix.tolist()} is too small for the force constants of "
+            f"order {order}: their cutoff is {needed:g} Angstrom, and the largest that fits is "
+            f"{np.floor(fits * 1000) / 1000:g} Angstrom; use the supercell {multiples} or larger"
+        )
+    return chosen
+
+
+def smallest_multiples(crystal: Crystal, cutoff: float) -> IntArray:
+    """(3,) multiples of the lattice vectors: the fewest cells in which a cutoff fits."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(crystal.lattice), axis=0)
+    # With these, every supercell vector is twice the cutoff, so the search ends.
+    sufficient = np.ceil(2 * cutoff / heights).astype(int)
+    candidates = product(*(range(1, n + 1) for n in sufficient))
+    for multiples in sorted(candidates, key=lambda n: (n[0] * n[1] * n[2], sum(n))):
+        supercell = Supercell(crystal, np.diag(multiples).astype(np.int64))
+        shortest = 2 * supercell.half_width
+        if shortest > cutoff - SHELL_TOLERANCE and (
+            largest_fitting_cutoff(supercell, cutoff) + SHELL_TOLERANCE >= cutoff
+        ):
+            return np.array(multiples, dtype=np.int64)
+    return sufficient.astype(np.int64)
