@@ -75,11 +75,9 @@ def write_phonopy(
     atoms = supercell_order(chosen, phonon.supercell)
     full = dense_force_constants(model, 2, chosen, atoms, np.arange(chosen.n_atoms))
     write_force_constants_text(full, paths[1])
+    rows = np.asarray(phonon.primitive.p2s_map)
     write_force_constants_to_hdf5(
-        phonon.force_constants,
-        filename=str(paths[2]),
-        p2s_map=phonon.primitive.p2s_map,
-        physical_unit="eV/angstrom^2",
+        full[rows], filename=str(paths[2]), p2s_map=rows, physical_unit="eV/angstrom^2"
     )
     return [*paths, *write_cells(phonon.unitcell, phonon.supercell, directory)]
 
