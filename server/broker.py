@@ -10,8 +10,11 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from anharm.configuration import RunConfiguration
-from anharm.errors import AnharmError, RunFailed
+from anharm.errors import AnharmError, ConfigurationError, RunFailed
+from anharm.model.crystal import FloatArray
 from anharm.server.convergence import Convergence, assess_convergence
 from anharm.server.decision import (
     Decision,
@@ -127,6 +130,7 @@ class Broker:
             settings.initial_displacement,
             settings.seed,
         )
+        self._check_displacements(positions)
         for number, displaced in enumerate(positions):
             self.record.request_for(
                 displaced, self.ideal.cell, f"initial configuration {number + 1}"
@@ -135,6 +139,20 @@ class Broker:
             if request.state != "labelled":
                 self._submit(request)
         return self._refit_if_ready()
+
+    def _check_displacements(self, configurations: list[FloatArray]) -> None:
+        """Refuse initial configurations that cannot be learnt, before they cost anything."""
+        limit = self.learner.maximum_displacement
+        largest = max(
+            (float(np.linalg.norm(c - self.ideal.positions, axis=1).max()) for c in configurations),
+            default=0.0,
+        )
+        if largest > limit:
+            raise ConfigurationError(
+                f"training.initial_displacement = {self.settings.initial_displacement:g} Angstrom "
+                f"moves an atom by {largest:.3f} Angstrom, more than crystal.maximum_displacement "
+                f"= {limit:.3f} Angstrom allows: lower the one or raise the other"
+            )
 
     def _submit(self, request: Request) -> None:
         self._unlabelled.add(request.id)
@@ -303,7 +321,12 @@ class Broker:
             self._submit(request)
             return []
         self.record.set_request_state(request.id, "quarantined")
-        return self.stop("", f"{text} (attempt {tries} of {self.attempts})")
+        return self.stop(
+            "",
+            f"{text} (attempt {tries} of {self.attempts}). The answers are kept in the record; "
+            "look at the reference's own output (logs/reference-1.log in the run directory, if "
+            "`anharm run` started it), put right what is wrong, and continue with --resume",
+        )
 
     def _refit_if_ready(self) -> list[Reply]:
         """Refit when labels are new, but wait for all initial ones before the first model."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from anharm.configuration import RunConfiguration
+from anharm.errors import ConfigurationError, ModelError
 from anharm.model import (
     BayesianModel,
     Crystal,
@@ -21,7 +24,7 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.crystal import FloatArray, as_supercell_matrix
-from anharm.model.sites import assign_sites
+from anharm.model.sites import assign_sites, default_maximum_displacement
 from anharm.model.storage import load_model, model_to_bytes
 from anharm.server.record import Label, ModelVersion, Prediction, Record
 from anharm.structures import read_structure
@@ -45,13 +48,14 @@ def build_system(configuration: RunConfiguration) -> System:
 
     Raises
     ------
-    ConfigurationError, ModelError
+    ConfigurationError
         If the structure, the cutoffs or the supercell cannot be used.
     """
     expansion = build_expansion_of(configuration)
-    matrix = as_supercell_matrix(configuration.crystal.supercell)
-    supercell = Supercell(expansion.crystal, matrix)
-    expansion.check_supercell(supercell)
+    with _as_configuration_error(configuration):
+        matrix = as_supercell_matrix(configuration.crystal.supercell)
+        supercell = Supercell(expansion.crystal, matrix)
+        expansion.check_supercell(supercell)
     return System(expansion, supercell)
 
 
@@ -60,12 +64,22 @@ def build_expansion_of(configuration: RunConfiguration) -> Expansion:
 
     Raises
     ------
-    ConfigurationError, ModelError
+    ConfigurationError
         If the structure or the cutoffs cannot be used.
     """
     section = configuration.crystal
-    crystal = Crystal.from_atoms(read_structure(section.primitive))
-    return build_expansion(crystal, configuration.expansion.cutoffs, section.symmetry_tolerance)
+    with _as_configuration_error(configuration):
+        crystal = Crystal.from_atoms(read_structure(section.primitive))
+        return build_expansion(crystal, configuration.expansion.cutoffs, section.symmetry_tolerance)
+
+
+@contextmanager
+def _as_configuration_error(configuration: RunConfiguration) -> Iterator[None]:
+    """What the model refuses here stands in run.toml."""
+    try:
+        yield
+    except ModelError as error:
+        raise ConfigurationError(f"{configuration.path}: {error}") from error
 
 
 class Learner:
@@ -96,6 +110,9 @@ class Learner:
         self._record = record
         self._directory = directory
         self._maximum_displacement = maximum_displacement
+        self.maximum_displacement = maximum_displacement or default_maximum_displacement(
+            system.supercell
+        )
         self._trainer = Trainer(system.expansion, maximum_displacement)
         self._label_ids: list[int] = []
         self._force_field: ForceField | None = None
@@ -122,10 +139,13 @@ class Learner:
         """How well the current model foretells a label, before the label is learnt."""
         if self._force_field is None:
             return None
-        assignment = assign_sites(
-            self.system.supercell, configuration.positions, None, self._maximum_displacement
-        )
-        displacements = assignment.displacements(configuration.positions)
+        try:
+            assignment = assign_sites(
+                self.system.supercell, configuration.positions, None, self._maximum_displacement
+            )
+            displacements = assignment.displacements(configuration.positions)
+        except ModelError:
+            return None  # the label is committed all the same; learning it says what is wrong
         result = self._force_field.predict(displacements[None], errors=False, virial=False)
         difference = assignment.to_user_order(result.forces[0]) - evaluation.forces
         return Prediction(

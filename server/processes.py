@@ -50,6 +50,7 @@ class ManagedProcess:
         self.command = tuple(command)
         self.log = log
         self._group_is_left = True
+        self._asked_to_end = False
         try:
             with open(log, "ab") as output:
                 self._log_start = output.tell()  # a resumed run writes behind the first
@@ -89,11 +90,6 @@ class ManagedProcess:
         """Whether it has not ended."""
         return self.exit_code is None
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it runs."""
-        if self.is_running:
-            self._process.send_signal(number)
-
     def wait(self, seconds: float) -> bool:
         """Wait for its end; False if it did not come in time."""
         try:
@@ -123,9 +119,15 @@ class ManagedProcess:
         except OSError:
             return ""
 
-    def end(self, seconds: float = 10.0) -> None:
-        """End the process politely, or else for good, and whatever it started with it."""
-        self.signal(signal.SIGTERM)
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, once: i-PI takes a second one as an order to die without a RESTART."""
+        if not self._asked_to_end:
+            self._asked_to_end = True
+            if self.is_running:
+                self._process.send_signal(signal.SIGTERM)
+
+    def end(self, seconds: float) -> None:
+        """Give it some seconds to end as asked, then end it for good, with all it started."""
         self.wait(seconds)
         if self.is_running:
             self._end_group()

@@ -12,7 +12,7 @@ from pathlib import Path
 import zmq
 
 from anharm.configuration import RunConfiguration
-from anharm.errors import RunFailed
+from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.engine_restart import newest_checkpoint
 from anharm.server.preflight import (
     Preparation,
@@ -33,6 +33,7 @@ _LOOK_SECONDS = 0.3
 _START_SECONDS = 60.0
 _END_SECONDS = 30.0
 _LAST_WORD_SECONDS = 10.0
+_LAST_STEP_SECONDS = 5.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -151,10 +152,10 @@ class _Supervisor:
             time.sleep(_LOOK_SECONDS)
         if self.engine.is_running:
             self._check_broker()
-            self.engine.signal(signal.SIGTERM)  # training has converged: i-PI writes its RESTART
+            self.engine.ask_to_end()  # training has converged: i-PI writes its RESTART
             self.engine.wait(_END_SECONDS)
         elif self.engine.exit_code != 0:
-            raise RunFailed(self._died(self.engine))
+            raise self._died(self.engine)
         wait_until_ended([self.client, self.broker], _END_SECONDS)
         self._check_broker()
 
@@ -180,14 +181,14 @@ class _Supervisor:
         self._check_broker()
         deserted = self.references and not any(child.is_running for child in self.references)
         if deserted and status is not None and status.pending:
-            raise RunFailed(self._died(self.references[0]))
+            raise self._died(self.references[0])
         if self.engine is not None and self.engine.exit_code not in (None, 0):
-            raise RunFailed(self._died(self.engine))
+            raise self._died(self.engine)
         if self.client is not None and self.client.exit_code not in (None, 0):
             assert self.broker is not None
             self.broker.wait(_LAST_WORD_SECONDS)  # the client has told it why, and it ends the run
             self._check_broker()
-            raise RunFailed(self._died(self.client))
+            raise self._died(self.client)
         return status
 
     def _check_broker(self) -> None:
@@ -195,39 +196,49 @@ class _Supervisor:
         assert self.broker is not None
         if self.broker.exit_code in (None, 0):
             return
-        raise RunFailed(self.broker.last_error() or self._died(self.broker))
+        error = self.broker.last_error()
+        if not error:
+            raise self._died(self.broker)
+        raise ConfigurationError(error) if self.broker.exit_code == 2 else RunFailed(error)
 
     def _check_broker_runs(self) -> None:
         """Before i-PI runs, the broker has no reason to end."""
         self._check_broker()
         assert self.broker is not None
         if not self.broker.is_running:
-            raise RunFailed(self._died(self.broker))
+            raise self._died(self.broker)
 
-    def _died(self, child: ManagedProcess) -> str:
-        words = child.last_words()
-        end = f"; the end of {child.log}:\n{words}" if words else f"; {child.log} is empty"
-        return (
-            f"{child.name} ({' '.join(child.command)}) {child.how_it_ended}, so the run stopped. "
-            f"All labels are kept: put right what is wrong, and continue with `anharm run "
-            f"{self.configuration.path} --resume`{end}"
+    def _died(self, child: ManagedProcess) -> AnharmError:
+        """The error of a child that ended before its time."""
+        go_on = (
+            "All labels are kept; put right what is wrong, and continue with `anharm run "
+            f"{self.configuration.path} --resume`"
         )
+        error = child.last_error()
+        if error:  # of our own making, so it says what to do
+            kind = ConfigurationError if child.exit_code == 2 else RunFailed
+            return kind(f"{child.name}: {error}\n{go_on}")
+        words = child.last_words()
+        end = f"The end of {child.log}:\n{words}" if words else f"It printed nothing ({child.log})"
+        command = " ".join(child.command)
+        return RunFailed(f"{child.name} {child.how_it_ended} ({command}). {go_on}. {end}")
 
     def interrupt(self) -> None:
-        """End in good order: i-PI writes its RESTART, the broker its last observations."""
+        """Let i-PI finish its step and write its RESTART, if no label keeps it waiting."""
         if self.engine is not None:
-            self.engine.signal(signal.SIGTERM)
-            self.engine.wait(_END_SECONDS / 3)
-        if self.broker is not None:
-            self.broker.signal(signal.SIGTERM)
-            self.broker.wait(_END_SECONDS / 3)
+            self.engine.ask_to_end()
+            self.engine.wait(_LAST_STEP_SECONDS)
 
     def end_all(self) -> None:
-        """End every child that is left; a second Ctrl-C does not keep it from that."""
+        """End every child that is left; a second Ctrl-C does not keep it from that.
+
+        All are asked at once, i-PI first: it can end only when its client answers or leaves.
+        """
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for child in reversed(self.children):
-            if child.is_running:
-                child.end()
+            child.ask_to_end()
+        for child in reversed(self.children):
+            child.end(_LAST_WORD_SECONDS)
         self._line.close()
         signal.signal(signal.SIGINT, previous)
 

@@ -217,9 +217,13 @@ class Job:
         lines = [line.split() for line in path.read_text().splitlines()]
         return [int(float(words[0])) for words in lines if len(words) > 3 and words[0] != "#"]
 
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Until a condition is true."""
+        wait_until(condition, PATIENCE)
+
     def wait_for_step(self, step: int) -> None:
         """Until i-PI has written a step."""
-        wait_until(lambda: max(self.output_steps(), default=-1) >= step, PATIENCE)
+        self.wait_for(lambda: max(self.output_steps(), default=-1) >= step)
 
 
 def _toml_section(name: str, section: dict[str, object]) -> str:

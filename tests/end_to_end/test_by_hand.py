@@ -73,5 +73,3 @@ def test_a_reference_without_broker_gives_up(job):
     assert reference.code == 1
     assert "no server at unix:anharm-" in reference.message
     assert "after 3 s" in reference.message
-
-

@@ -1,0 +1,132 @@
+"""Ctrl-C and kills: the run ends at once and clearly, and `--resume` finishes the job."""
+
+import os
+import signal
+
+import pytest
+
+from anharm.server.record_schema import content_hash
+
+STEPS = 600
+BOUND = 30.0  # seconds from the signal to the end of the run and of every process
+
+
+def label_hashes(job):
+    with job.record() as record:
+        requests = {label.id: label.request for label in record.labels()}
+    return {number: content_hash(r.positions, r.cell) for number, r in requests.items()}
+
+
+def expect_finished(job, before):
+    """The resumed run made all steps, and computed no label again."""
+    first = job.output_steps()
+    with job.record() as record:
+        tries = {label.request.id: label.request.attempts for label in record.labels()}
+    ended = job.run("--resume", name="resumed")
+    assert ended.code == 0, ended.err
+    after = label_hashes(job)
+    assert before.items() <= after.items()  # none lost
+    assert len(set(after.values())) == len(after)  # none twice
+    with job.record() as record:
+        for label in record.labels():
+            # No calculation was started for a label that was there.
+            assert label.request.attempts == tries.get(label.request.id, label.request.attempts)
+        assert record.metadata()["failure"] == ""
+    steps = job.output_steps()
+    assert steps[: len(first)] == first  # i-PI appended to its output
+    assert set(steps) == set(range(0, STEPS + 1, 10))
+    return steps[len(first) :]
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+def test_ctrl_c_in_the_dynamics(job, group):
+    job.set_steps(STEPS)
+    process = job.start_run()
+    job.wait_for_step(40)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    ended = job.end(process, "run", within=BOUND)
+    job.expect_no_process()
+    assert ended.code == 1
+    assert "interrupted; all labels are kept" in ended.message
+    assert f"`anharm run {job.run_file} --resume` continues" in ended.message
+    assert "labels  " in ended.out
+    before = label_hashes(job)
+    assert len(before) >= 2
+    last = job.output_steps()[-1]
+    continued = expect_finished(job, before)
+    assert continued[0] == last + 10  # from RESTART: nothing is made twice, nothing left out
+
+
+def test_ctrl_c_while_the_initial_labels_are_computed(job):
+    job.set_steps(STEPS)
+    job.set(training__initial_configurations=4, training__factor=50.0, training__maximum=5.0)
+    job.set(training__audit_interval=None)
+    job.slow_labels(1.0)
+    process = job.start_run()
+    job.wait_for(lambda: job.n_labels() >= 2)
+    os.killpg(process.pid, signal.SIGINT)
+    ended = job.end(process, "run", within=BOUND)
+    job.expect_no_process()
+    assert ended.code == 1
+    assert "--resume` continues" in ended.message
+    before = label_hashes(job)
+    assert 2 <= len(before) < 4
+    expect_finished(job, before)
+
+
+def test_ctrl_c_before_anything_has_started(job):
+    process = job.start_run()
+    job.wait_for(lambda: job.living() != {})
+    os.kill(process.pid, signal.SIGTERM)
+    ended = job.end(process, "run", within=BOUND)
+    job.expect_no_process()
+    assert ended.code != 0
+
+
+KILLED = {
+    "i-pi": ("i-pi input.xml", "i-pi was ended by the signal SIGKILL"),
+    "broker": ("anharm broker", "broker was ended by the signal SIGKILL"),
+    "client": ("anharm client", "client was ended by the signal SIGKILL"),
+    "reference": ("anharm reference", "reference-1 was ended by the signal SIGKILL"),
+}
+
+
+@pytest.mark.parametrize("victim", KILLED)
+def test_a_process_is_killed(job, victim):
+    command, message = KILLED[victim]
+    job.set_steps(STEPS)
+    job.set(training__audit_interval=30)  # so that the reference is needed again soon
+    process = job.start_run()
+    job.wait_for_step(60)
+    os.kill(job.process_of(command), signal.SIGKILL)
+    ended = job.end(process, "run", within=BOUND)
+    job.expect_no_process()
+    assert ended.code == 1
+    assert message in ended.message
+    assert "--resume" in ended.message
+    continued = expect_finished(job, label_hashes(job))
+    assert continued[0] > 0  # from a checkpoint, not from the beginning
+
+
+def test_the_supervisor_is_killed(job):
+    job.set_steps(STEPS)
+    process = job.start_run()
+    job.wait_for_step(60)
+    process.kill()
+    process.wait(10)
+    job.expect_no_process(within=BOUND)
+    continued = expect_finished(job, label_hashes(job))
+    assert continued[0] > 0
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_used(job):
+    job.set_steps(STEPS)
+    process = job.start_run()
+    job.wait_for_step(60)
+    os.kill(process.pid, signal.SIGINT)
+    job.end(process, "run", within=BOUND)
+    last = job.output_steps()[-1]
+    checkpoint = job.directory / "silicon.checkpoint"
+    content = checkpoint.read_text().replace("<step>", "<step>9")  # the furthest, were it whole
+    checkpoint.write_text(content[: len(content) // 2])
+    assert expect_finished(job, label_hashes(job))[0] == last + 10
