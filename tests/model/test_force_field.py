@@ -84,6 +84,13 @@ def test_design_rows_times_parameters_are_the_predictions(laboratory, name: str)
     )
 
 
+def test_virial_rows_are_in_the_order_xx_yy_zz_yz_xz_xy() -> None:
+    tensor = np.array([[1.0, 6, 5], [6, 2, 4], [5, 4, 3]])
+    assert voigt(tensor).tolist() == [1, 2, 3, 4, 5, 6]
+    lopsided = np.add(tensor, [[0, 1, 0], [-1, 0, 2], [0, -2, 0]])
+    np.testing.assert_array_equal(voigt(np.stack([tensor, lopsided])), [[1, 2, 3, 4, 5, 6]] * 2)
+
+
 def test_a_batch_is_its_configurations_one_by_one(laboratory) -> None:
     """Beads share vector lanes with each other and must not share anything else."""
     for name in ("silicon", "polonium", "tin selenide"):
