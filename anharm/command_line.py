@@ -221,3 +221,25 @@ def evaluate(model_file: Path, structures: Path, output: Path, as_json: bool) ->
         return
     for key, value in statistics.items():
         click.echo(f"{key.replace('_', ' ')}: {value:.6g}" if value is not None else key)
+
+
+@cli.command(name="export")
+@click.argument("model_file", type=click.Path(path_type=Path), metavar="MODEL.h5")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["phonopy", "phono3py", "shengbte"]),
+    required=True,
+    help="The program that will read the force constants.",
+)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder.")
+@click.option(
+    "--supercell",
+    help="Three multiples or nine integers (rows are the new vectors), in units of the model's "
+    "lattice vectors; the smallest that the cutoffs fit into by default.",
+)
+def export_command(model_file: Path, file_format: str, output: Path, supercell: str | None) -> None:
+    """Write the force constants of a model for phonopy, phono3py or ShengBTE."""
+    from anharm.export_command import export
+
+    click.echo(export(model_file, file_format, output, supercell))
