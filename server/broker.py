@@ -63,6 +63,7 @@ class LatticeClient:
     trajectory: str
     first_step: int
     last_sequence: int = -1
+    may_repeat: bool = False
     wanted: Decision | None = None
     waits_for: Literal["", "model", "label"] = ""
     last_heard: float = 0.0
@@ -218,12 +219,15 @@ class Broker:
     def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
         if self.phase == "stopped":
             return [(client.address, Stop("the run has ended", self.failure))]
-        if message.sequence < client.last_sequence or message.sequence < 0:
+        first_new = client.last_sequence + (0 if client.may_repeat else 1)
+        if message.sequence < first_new:
             raise BadMessage(f"observation {message.sequence} after {client.last_sequence}")
+        if message.force_std_max < 0:
+            raise BadMessage(f"a force error of {message.force_std_max} eV/A")
         if message.model_version != self.learner.version:
             return [self._model_for(client)]
         self.n_lost += max(0, message.sequence - client.last_sequence - 1)
-        client.last_sequence = message.sequence
+        client.last_sequence, client.may_repeat = message.sequence, False
         step = client.first_step + message.sequence
         decision = self._decide(client, step, message)
         self._note(client, step, message)
@@ -284,7 +288,7 @@ class Broker:
         return []
 
     def _model_for(self, client: LatticeClient) -> Reply:
-        client.waits_for = ""
+        client.waits_for, client.may_repeat = "", True
         return client.address, NewModel(self.learner.version, self.learner.content)
 
     # Labels

@@ -184,9 +184,10 @@ class _Supervisor:
             raise self._died(self.references[0])
         if self.engine is not None and self.engine.exit_code not in (None, 0):
             raise self._died(self.engine)
-        if self.client is not None and self.client.exit_code not in (None, 0):
+        if self.client is not None and (code := self.client.exit_code):
             assert self.broker is not None
-            self.broker.wait(_LAST_WORD_SECONDS)  # the client has told it why, and it ends the run
+            if code > 0:  # it has told the broker why, which ends the run
+                self.broker.wait(_LAST_WORD_SECONDS)
             self._check_broker()
             raise self._died(self.client)
         return status

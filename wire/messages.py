@@ -19,6 +19,7 @@ PROTOCOL_VERSION = 1
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
 LARGEST_CLIENT_FRAME = 1 << 26  # bytes; a configuration of a million atoms is 24 MB
 _LARGEST_TEXT = 1 << 16
+_LARGEST_NUMBER = 1 << 53  # steps are counted further on, and must fit into 64 bits
 
 
 class BadMessage(ValueError):
@@ -199,6 +200,8 @@ def _checked(kind: Any, content: dict[str, Any]) -> Message:
     for name, value in content.items():
         if type(value) is not expected[name]:
             raise BadMessage(f"{kind.__name__}.{name} is a {type(value).__name__}")
+        if isinstance(value, int) and not 0 <= value < _LARGEST_NUMBER:
+            raise BadMessage(f"{kind.__name__}.{name} is {value}")
         if isinstance(value, float) and not isfinite(value):
             raise BadMessage(f"{kind.__name__}.{name} is not a finite number")
         if isinstance(value, str) and len(value) > _LARGEST_TEXT:
