@@ -130,6 +130,14 @@ def test_the_supercell_is_written_in_the_order_of_its_force_constants(
     assert np.abs(atoms.get_forces() - harmonic).max() < 1e-8
 
 
+def test_a_larger_supercell_changes_no_phonon(random_model) -> None:
+    model = random_model("boron arsenide")
+    small = to_phonopy(model)
+    large = to_phonopy(model, [5, 4, 6])
+    assert len(small.supercell) < len(large.supercell)
+    assert np.abs(frequencies(small) - frequencies(large)).max() < 1e-6
+
+
 def test_a_conventional_cell_has_the_phonons_of_its_primitive_cell(laboratory) -> None:
     cubic = Atoms(
         "Al4",
