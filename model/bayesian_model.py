@@ -11,6 +11,7 @@ import numpy as np
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
+from anharm.model.noise import NoiseModel
 from anharm.model.regression import Posterior
 
 
@@ -22,6 +23,9 @@ class BayesianModel:
     ----------
     expansion : Expansion
     posterior : Posterior
+    noise : NoiseModel, optional
+        What the expansion leaves out, as a function of displacement; the posterior's constant
+        noise without it.
     energy_per_cell : float
         Energy of the ideal crystal per primitive cell, eV, from the labels' energies.
     n_labels : int
@@ -34,6 +38,7 @@ class BayesianModel:
 
     expansion: Expansion
     posterior: Posterior
+    noise: NoiseModel | None = None
     energy_per_cell: float = 0.0
     n_labels: int = 0
     version: int = 0

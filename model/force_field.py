@@ -111,6 +111,19 @@ class ForceField:
             force_std=self.force_std(displacements) if errors else None,
         )
 
+    def predictive_force_std(self, displacements: FloatArray) -> FloatArray:
+        """Standard deviation of a reference force about the prediction, eV/Angstrom.
+
+        The epistemic part and what the expansion leaves out; shape (n_conf, n_atoms, 3).
+        """
+        variance = self.force_std(displacements) ** 2
+        noise = self.model.noise
+        if noise is None:
+            return np.sqrt(variance + 1 / self.model.posterior.noise_precision)
+        amplitudes = np.stack([self._sum.local_amplitudes(one) for one in displacements])
+        predictive: FloatArray = np.sqrt(variance + noise.variances(amplitudes)[..., None])
+        return predictive
+
     def force_std(self, displacements: FloatArray) -> FloatArray:
         """Epistemic standard deviation of every force component, eV/Angstrom.
 

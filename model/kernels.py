@@ -231,9 +231,7 @@ def evaluate(
 
 
 @njit(cache=True)
-def grow_forest(
-    terms: IntArray, starts: IntArray
-) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def grow_forest(terms: IntArray, starts: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Merge the common beginnings of sorted monomials into a forest, column by column.
 
     Parameters

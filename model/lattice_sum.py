@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from anharm.model.clusters import neighbours
 from anharm.model.crystal import FloatArray, IntArray, Supercell
 from anharm.model.expansion import Expansion
 from anharm.model.program import Program
@@ -55,6 +56,39 @@ class LatticeSum:
     def body_atoms(self) -> IntArray:
         """(n_bodies, n_cells) supercell atom of every body."""
         return np.ascontiguousarray(self.expansion.body_atoms(self.supercell))
+
+    @cached_property
+    def _pairs(self) -> tuple[IntArray, IntArray]:
+        """Atoms and their neighbours within the pair cutoff, as two (n_pairs,) arrays."""
+        supercell = self.supercell
+        cutoff = max(by_bodies[2] for by_bodies in self.expansion.cutoffs.values())
+        first, second = [], []
+        for site, around in enumerate(neighbours(supercell.crystal, cutoff)):
+            cells = supercell.cell_index(supercell.cells[:, None] + around[None, :, :3])
+            second.append((around[:, 3] * supercell.n_cells + cells).ravel())
+            own = site * supercell.n_cells + np.arange(supercell.n_cells)
+            first.append(np.repeat(own, len(around)))
+        return np.concatenate(first), np.concatenate(second)
+
+    def local_amplitudes(self, displacements: FloatArray) -> FloatArray:
+        """Mean square displacement of each atom relative to its neighbours, per component.
+
+        Parameters
+        ----------
+        displacements : (n_atoms, 3) float
+            Angstrom.
+
+        Returns
+        -------
+        (n_atoms,) float
+            Angstrom^2.
+        """
+        first, second = self._pairs
+        squares = ((displacements[first] - displacements[second]) ** 2).sum(axis=1) / 3
+        n_atoms = self.supercell.n_atoms
+        counts = np.maximum(np.bincount(first, minlength=n_atoms), 1)
+        found: FloatArray = np.bincount(first, squares, n_atoms) / counts
+        return found
 
     @cached_property
     def _columns(self) -> Program:

@@ -21,6 +21,7 @@ from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import Crystal
 from anharm.model.expansion import Expansion
+from anharm.model.noise import NoiseModel
 from anharm.model.program import MonomialTable
 from anharm.model.regression import Posterior
 
@@ -92,6 +93,10 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         file.attrs["energy_per_cell"] = model.energy_per_cell
         _write_expansion(file.create_group("expansion"), model.expansion)
         _write_posterior(file.create_group("posterior"), model.posterior)
+        if model.noise is not None:
+            noise = file.create_group("noise")
+            noise["coefficients"] = model.noise.coefficients
+            noise.attrs["scale"] = model.noise.scale
         provenance = file.create_group("provenance")
         for key, value in model.provenance.items():
             provenance.attrs[key] = value
@@ -125,6 +130,7 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
             model = BayesianModel(
                 expansion=_read_expansion(file["expansion"]),
                 posterior=_read_posterior(file["posterior"]),
+                noise=_read_noise(file.get("noise")),
                 energy_per_cell=float(file.attrs["energy_per_cell"]),
                 n_labels=int(file.attrs["n_labels"]),
                 version=int(file.attrs["version"]),
@@ -268,3 +274,9 @@ def _read_posterior(group: h5py.Group) -> Posterior:
         n_targets=int(group.attrs["n_targets"]),
         n_iterations=int(group.attrs["n_iterations"]),
     )
+
+
+def _read_noise(group: h5py.Group | None) -> NoiseModel | None:
+    if group is None:
+        return None
+    return NoiseModel(group["coefficients"][()], float(group.attrs["scale"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -12,12 +13,39 @@ from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, IntArray, Supercell, identify_supercell
 from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import LatticeSum
-from anharm.model.regression import SufficientStatistics, maximise_evidence
+from anharm.model.noise import NoiseModel, estimate_noise
+from anharm.model.regression import Posterior, SufficientStatistics, maximise_evidence
 from anharm.model.sites import assign_sites
+
+_NOISE_ITERATIONS = 4
+_SAME_WEIGHTS = 0.1  # weights that differ by less are the same
+_EXACT_FIT = 1e-7  # residuals below this fraction of the forces are rounding, not noise
+_NOISE_SAMPLES = 10_000  # force components from which the noise is estimated, about
+_ROWS_IN_MEMORY = 512 << 20  # bytes of design rows that are kept between refits
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A label in the supercell's order."""
+
+    lattice_sum: LatticeSum
+    displacements: FloatArray
+    forces: FloatArray
+    amplitudes: FloatArray
+    rows: FloatArray | None
+
+    def force_rows(self) -> FloatArray:
+        """Design rows (3 n_atoms, n_parameters), kept or computed again."""
+        if self.rows is not None:
+            return self.rows
+        return self.lattice_sum.force_rows(self.displacements)
 
 
 class Trainer:
-    """Collects labels as sufficient statistics and refits on demand.
+    """Collects labels and refits on demand.
+
+    Sufficient statistics are kept as long as the weights of the targets do not change, so that a
+    refit costs O(M^3) and a new label O(N M^2), whatever the number of labels.
 
     Parameters
     ----------
@@ -29,10 +57,17 @@ class Trainer:
     def __init__(self, expansion: Expansion, maximum_displacement: float | None = None) -> None:
         self.expansion = expansion
         self.maximum_displacement = maximum_displacement
-        self.n_labels = 0
+        self._labels: list[_Label] = []
+        self._noise: NoiseModel | None = None
         self._statistics = SufficientStatistics.empty(expansion.n_parameters)
         self._sums: dict[bytes, LatticeSum] = {}
         self._energy_rows: list[tuple[FloatArray, float, int]] = []
+        self._kept_bytes = 0
+
+    @property
+    def n_labels(self) -> int:
+        """Labels added so far."""
+        return len(self._labels)
 
     def add(
         self,
@@ -58,7 +93,7 @@ class Trainer:
         Raises
         ------
         ModelError
-            If cell, atoms or numbers do not belong to the crystal.
+            If cell, atoms or numbers do not belong to the crystal, or a number is not finite.
         """
         if forces.shape != positions.shape:
             raise ModelError(
@@ -69,32 +104,85 @@ class Trainer:
         assignment = assign_sites(
             lattice_sum.supercell, positions, numbers, self.maximum_displacement
         )
-        rows = lattice_sum.design_rows(assignment.displacements(positions))
+        displacements = assignment.displacements(positions)
+        rows = lattice_sum.design_rows(displacements)
         targets = np.empty_like(forces)
         targets[assignment.sites] = forces
-        self._statistics = self._statistics.add(rows.forces, targets.ravel())
+        self._kept_bytes += rows.forces.nbytes
+        label = _Label(
+            lattice_sum,
+            displacements,
+            targets.ravel(),
+            np.repeat(lattice_sum.local_amplitudes(displacements), 3),
+            rows.forces if self._kept_bytes < _ROWS_IN_MEMORY else None,
+        )
+        self._statistics = self._weighted(self._statistics, label, rows.forces)
+        self._labels.append(label)
         if energy is not None:
             self._energy_rows.append((rows.energy, energy, lattice_sum.supercell.n_cells))
-        self.n_labels += 1
 
     def fit(self, version: int = 0, provenance: dict[str, str] | None = None) -> BayesianModel:
         """The model that all labels so far imply.
+
+        Parameters and noise depend on each other, and are found in turn.
 
         Raises
         ------
         ModelError
             If there are no labels.
         """
-        posterior = maximise_evidence(self._statistics, self.expansion.parameter_orders)
+        for _ in range(_NOISE_ITERATIONS):
+            posterior = maximise_evidence(self._statistics, self.expansion.parameter_orders)
+            noise = self._estimate_noise(posterior)
+            if noise is None or self._has_same_weights(noise):
+                break
+            self._noise = noise
+            self._statistics = SufficientStatistics.empty(self.expansion.n_parameters)
+            for label in self._labels:
+                self._statistics = self._weighted(self._statistics, label, label.force_rows())
         offsets = [(e - row @ posterior.mean) / n for row, e, n in self._energy_rows]
         return BayesianModel(
             expansion=self.expansion,
             posterior=posterior,
+            noise=noise,
             energy_per_cell=float(np.mean(offsets)) if offsets else 0.0,
             n_labels=self.n_labels,
             version=version,
             provenance=provenance or {},
         )
+
+    def _weighted(
+        self, statistics: SufficientStatistics, label: _Label, rows: FloatArray
+    ) -> SufficientStatistics:
+        """Statistics with one more label, weighted by the present noise model."""
+        if self._noise is None:
+            return statistics.add(rows, label.forces)
+        roots = np.sqrt(self._noise.weights(label.amplitudes))
+        return statistics.add(rows * roots[:, None], label.forces * roots)
+
+    def _estimate_noise(self, posterior: Posterior) -> NoiseModel | None:
+        """Noise from the residuals of all labels; None if the fit is exact to rounding."""
+        stride = 1 + sum(len(label.forces) for label in self._labels) // _NOISE_SAMPLES
+        squares, amplitudes, forces = [], [], []
+        for label in self._labels:
+            rows = label.force_rows()[::stride]
+            chosen = label.forces[::stride]
+            spread = rows @ posterior.factor
+            leverages = np.einsum("ij,ij->i", spread, spread)
+            squares.append((chosen - rows @ posterior.mean) ** 2 + leverages)
+            amplitudes.append(label.amplitudes[::stride])
+            forces.append(chosen)
+        expected = np.concatenate(squares)
+        if expected.mean() < _EXACT_FIT**2 * np.mean(np.concatenate(forces) ** 2):
+            return None
+        return estimate_noise(expected, np.concatenate(amplitudes), max(self.expansion.orders))
+
+    def _has_same_weights(self, noise: NoiseModel) -> bool:
+        """Whether another noise model would weight the labels as the present one does."""
+        amplitudes = np.concatenate([label.amplitudes for label in self._labels])
+        before = np.ones(1) if self._noise is None else self._noise.weights(amplitudes)
+        change = np.log(noise.weights(amplitudes) / before)
+        return bool(np.ptp(change) < _SAME_WEIGHTS)
 
     def _lattice_sum(self, matrix: IntArray) -> LatticeSum:
         key = matrix.tobytes()
