@@ -25,7 +25,8 @@ def evaluate_structures(
     structures : list of ase.Atoms
         In any order of the atoms; answers keep it.
     output : Path
-        Standard keys energy, forces, stress, and the array `force_std`.
+        Standard keys energy, forces, stress, and the arrays `force_std` (epistemic) and
+        `force_std_predictive` (with what the expansion leaves out), eV/Angstrom.
 
     Returns
     -------
@@ -67,7 +68,8 @@ def evaluate_structures(
 
 def _with_results(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     answer = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
-    answer.arrays["force_std"] = results["force_std"]
+    for name in ("force_std", "force_std_predictive"):
+        answer.arrays[name] = results[name]
     answer.calc = SinglePointCalculator(
         answer, energy=results["energy"], forces=results["forces"], stress=results["stress"]
     )

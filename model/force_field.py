@@ -78,6 +78,7 @@ class ForceField:
         )
         factor = np.asarray(expansion.constraint_basis @ model.posterior.factor)
         self._factor = np.ascontiguousarray(factor.T)
+        self._single_factor = self._factor.astype(np.float32)
         self.model = model
 
     def check_cell(self, cell: FloatArray) -> None:
@@ -97,9 +98,23 @@ class ForceField:
             )
 
     def predict(
-        self, displacements: FloatArray, errors: bool = True, virial: bool = True
+        self,
+        displacements: FloatArray,
+        errors: bool = True,
+        virial: bool = True,
+        exact_errors: bool = True,
     ) -> Prediction:
-        """Evaluate (n_configurations, n_atoms, 3) displacements, Angstrom, supercell order."""
+        """Evaluate displacements.
+
+        Parameters
+        ----------
+        displacements : (n_configurations, n_atoms, 3) float
+            Angstrom, in the supercell's order.
+        errors, virial : bool
+            Whether to compute force errors and virials.
+        exact_errors : bool
+            In double precision; otherwise in single, good to 1e-5 of the largest error.
+        """
         found = self._polynomial.evaluate(displacements, self._sum.body_atoms, virial)
         virials = None
         if found.virials is not None:
@@ -108,7 +123,7 @@ class ForceField:
             energies=found.energies[0] + self.model.energy_per_cell * self.supercell.n_cells,
             forces=found.forces[0],
             virials=virials,
-            force_std=self.force_std(displacements) if errors else None,
+            force_std=self.force_std(displacements, exact_errors) if errors else None,
         )
 
     def predictive_force_std(self, displacements: FloatArray) -> FloatArray:
@@ -124,13 +139,15 @@ class ForceField:
         predictive: FloatArray = np.sqrt(variance + noise.variances(amplitudes)[..., None])
         return predictive
 
-    def force_std(self, displacements: FloatArray) -> FloatArray:
+    def force_std(self, displacements: FloatArray, exact: bool = True) -> FloatArray:
         """Epistemic standard deviation of every force component, eV/Angstrom.
 
         sigma_i^2 = phi_i S phi_i^T as a sum of squares over the columns of the posterior factor.
         """
         rows = self._sum.unconstrained_forces(displacements)
-        spread = self._factor @ rows.reshape(len(rows), -1)
+        rows = rows.reshape(len(rows), -1)
+        factor = self._factor if exact else self._single_factor
+        spread = factor @ rows.astype(factor.dtype, copy=False)
         variance = np.einsum("ri,ri->i", spread, spread)
-        std: FloatArray = np.sqrt(variance).reshape(displacements.shape)
+        std: FloatArray = np.sqrt(variance.astype(float)).reshape(displacements.shape)
         return std

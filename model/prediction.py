@@ -37,7 +37,8 @@ class StructurePredictor:
         -------
         dict
             `energy` eV, `forces` (n_atoms, 3) eV/Angstrom, `stress` (6,) eV/Angstrom^3 (ASE's
-            sign and order), `force_std` (n_atoms, 3) eV/Angstrom.
+            sign and order), `force_std` and `force_std_predictive` (n_atoms, 3) eV/Angstrom: the
+            errors that more labels would reduce, and those with what the expansion leaves out.
 
         Raises
         ------
@@ -49,7 +50,9 @@ class StructurePredictor:
         assignment = assign_sites(
             force_field.supercell, atoms.positions, atoms.numbers, self.maximum_displacement
         )
-        result = force_field.predict(assignment.displacements(atoms.positions)[None])
+        displacements = assignment.displacements(atoms.positions)[None]
+        result = force_field.predict(displacements)
+        predictive = force_field.predictive_force_std(displacements)
         assert result.virials is not None and result.force_std is not None
         stress = -result.virials[0] / atoms.get_volume()
         return {
@@ -57,6 +60,7 @@ class StructurePredictor:
             "forces": assignment.to_user_order(result.forces[0]),
             "stress": stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
             "force_std": assignment.to_user_order(result.force_std[0]),
+            "force_std_predictive": assignment.to_user_order(predictive[0]),
         }
 
     def _force_field(self, cell: FloatArray) -> ForceField:
@@ -81,7 +85,13 @@ class LatticeCalculator(Calculator):
     >>> atoms.get_forces(), atoms.calc.results["force_std"]  # doctest: +SKIP
     """
 
-    implemented_properties: list[str] = ["energy", "forces", "stress", "force_std"]  # noqa: RUF012
+    implemented_properties: list[str] = [  # noqa: RUF012
+        "energy",
+        "forces",
+        "stress",
+        "force_std",
+        "force_std_predictive",
+    ]
 
     def __init__(self, model: BayesianModel, **keywords: Any) -> None:
         super().__init__(**keywords)

@@ -1,0 +1,92 @@
+"""What an expansion leaves out grows with the displacements, and its size is known."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anharm.model import ForceField, Supercell, build_expansion, fit_structures
+from anharm.model.crystal import Crystal, identify_supercell
+from anharm.model.noise import estimate_noise
+from anharm.model.sites import assign_sites
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def test_the_variance_law_of_synthetic_residuals_is_recovered() -> None:
+    random = np.random.default_rng(1)
+    amplitudes = random.uniform(0.001, 0.02, 40_000)
+    true = 1e-4 + 3.0 * amplitudes + 200.0 * amplitudes**2
+    squares = true * random.standard_normal(len(true)) ** 2
+    noise = estimate_noise(squares, amplitudes, 4)
+    probe = np.linspace(0.002, 0.019, 12)
+    expected = 1e-4 + 3.0 * probe + 200.0 * probe**2
+    assert noise.variances(probe) == pytest.approx(expected, rel=0.06)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3))
+@settings(max_examples=30, deadline=None)
+def test_variances_are_positive_grow_with_the_amplitude_and_scale_with_the_forces(
+    seed: int, unit: float
+) -> None:
+    random = np.random.default_rng(seed)
+    amplitudes = random.uniform(0, 0.05, 500)
+    squares = (0.01 + amplitudes) ** 2 * random.standard_normal(500) ** 2
+    noise = estimate_noise(squares, amplitudes, 4)
+    probe = np.linspace(0, 0.1, 20)
+    variances = noise.variances(probe)
+    assert np.all(variances > 0) and np.all(np.diff(variances) >= 0)
+    scaled = estimate_noise(squares * unit**2, amplitudes, 4)
+    assert scaled.variances(probe) == pytest.approx(variances * unit**2, rel=1e-6)
+    assert scaled.weights(probe) == pytest.approx(noise.weights(probe), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def held_out_silicon():
+    """Standardised errors of held-out DFT forces by displacement, for every split of 8 frames."""
+    frames = read(DATA / "si64_qe_lda_gamma_20Ry.xyz", index=":")
+    ideal, labelled = frames[0], frames[1:]
+    half = 5.403 / 2
+    lattice = half * (np.ones((3, 3)) - np.eye(3))
+    crystal = Crystal(lattice, np.array([[0, 0, 0], [0.25] * 3]), np.array([14, 14]))
+    expansion = build_expansion(crystal, {2: 5.0, 3: 4.0, 4: 3.5})
+    supercell = Supercell(expansion.crystal, identify_supercell(crystal, ideal.cell[:]))
+    assignment = assign_sites(supercell, ideal.positions, ideal.numbers)
+    found: dict[float, list] = {}
+    for left_out in combinations(range(len(labelled)), 2):
+        train = [f for i, f in enumerate(labelled) if i not in left_out]
+        force_field = ForceField(fit_structures(expansion, train), supercell)
+        for index in left_out:
+            frame = labelled[index]
+            moved = assignment.displacements(frame.positions)[None]
+            prediction = force_field.predict(moved, errors=False, virial=False)
+            error = assignment.to_user_order(prediction.forces[0]) - frame.get_forces()
+            std = assignment.to_user_order(force_field.predictive_force_std(moved)[0])
+            found.setdefault(float(frame.info["std"]), []).append((error, std))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("displacement", "constant_noise"), [(0.07, 0.91), (0.10, 0.75), (0.13, 0.49)]
+)
+def test_held_out_dft_forces_lie_in_the_interval_more_honestly_than_with_constant_noise(
+    held_out_silicon, displacement: float, constant_noise: float
+) -> None:
+    pairs = held_out_silicon[displacement]
+    inside = np.mean([np.abs(error) < std for error, std in pairs])
+    assert abs(inside - 0.683) < abs(constant_noise - 0.683)
+    assert inside == pytest.approx(0.683, abs=0.1)
+
+
+def test_small_displacements_are_predicted_better_than_with_constant_weights(
+    held_out_silicon,
+) -> None:
+    """With one weight for all targets the same splits give 0.0784 eV/A."""
+    errors = np.stack([error for error, _ in held_out_silicon[0.07]])
+    assert np.sqrt((errors**2).mean(axis=(1, 2))).mean() < 0.075
