@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.data import atomic_masses
 from numpy.typing import ArrayLike
 
 from anharm.errors import ModelError
@@ -100,13 +101,14 @@ def require_package(name: str) -> Any:
 
 
 def unit_cell(crystal: Crystal) -> Any:
-    """The crystal as `PhonopyAtoms`."""
+    """The crystal as `PhonopyAtoms`, with the masses of ASE: phonopy lacks some elements."""
     from phonopy.structure.atoms import PhonopyAtoms
 
     return PhonopyAtoms(
         numbers=crystal.numbers,
         cell=crystal.lattice,
         scaled_positions=crystal.fractional_positions,
+        masses=atomic_masses[crystal.numbers],
     )
 
 

@@ -76,6 +76,7 @@ def test_a_model_fitted_to_forces_has_the_phonons_of_the_force_constants_behind_
             symbols=oracle.ideal.get_chemical_symbols(),
             cell=oracle.ideal.cell[:],
             positions=oracle.ideal.positions,
+            masses=oracle.ideal.get_masses(),
         ),
         supercell_matrix=np.eye(3),
         primitive_matrix=np.linalg.inv(oracle.ideal.cell[:].T) @ oracle.primitive.cell[:].T,
