@@ -21,7 +21,7 @@ RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, package_name="anharm")
+@click.version_option(__version__, prog_name="anharm")
 def cli() -> None:
     """Bayesian lattice-dynamics force fields, trained while i-PI runs."""
 

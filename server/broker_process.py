@@ -31,6 +31,7 @@ from anharm.server.labelling import (
 from anharm.server.learner import Learner, System, build_system
 from anharm.server.preflight import is_in_use
 from anharm.server.record import Record
+from anharm.server.record_schema import content_hash
 from anharm.wire.addresses import parse_address
 from anharm.wire.driver_protocol import Configuration
 from anharm.wire.messages import LARGEST_CLIENT_FRAME, BadMessage, decode, encode
@@ -61,19 +62,22 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
     engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
     system = build_system(configuration)
     directory = configuration.run.directory
-    with open_record(configuration, directory, resume) as record:
-        _BrokerProcess(configuration, engine, system, record).run()
+    ideal = ideal_configuration(engine, system)
+    with open_record(configuration, ideal, directory, resume) as record:
+        _BrokerProcess(configuration, ideal, system, record).run()
 
 
-def open_record(configuration: RunConfiguration, directory: Path, resume: bool) -> Record:
+def open_record(
+    configuration: RunConfiguration, ideal: Configuration, directory: Path, resume: bool
+) -> Record:
     """Create the record of a new run, or open that of the run to resume.
 
     Raises
     ------
     ConfigurationError
-        If crystal or expansion changed since the run began.
+        If crystal, expansion or the order of the atoms changed since the run began.
     """
-    essential = essential_settings(configuration)
+    essential = essential_settings(configuration, ideal)
     if not resume:
         return Record.open(
             directory, create=True, metadata={"configuration": configuration.text, **essential}
@@ -84,22 +88,33 @@ def open_record(configuration: RunConfiguration, directory: Path, resume: bool) 
         if known.get(key, value) != value:
             record.close()
             raise ConfigurationError(
-                f"{configuration.path}: {key} has changed since the run in {directory} began "
-                f"(then {known[key]}, now {value}); its labels and models belong to the old "
-                "settings: restore them, or use another run.directory"
+                f"{configuration.path}: {key} has changed since the run in {directory} began"
+                f"{_then_and_now(known[key], value)}; its labels and models belong to what was "
+                "there before: restore it, or use another run.directory"
             )
     record.set_metadata({"configuration": configuration.text})
     record.log("resumed")
     return record
 
 
-def essential_settings(configuration: RunConfiguration) -> dict[str, str]:
-    """What must not change between a run and its continuation."""
+def essential_settings(configuration: RunConfiguration, ideal: Configuration) -> dict[str, str]:
+    """What must not change between a run and its continuation, by its name for messages."""
+    primitive = configuration.crystal.primitive
     return {
-        "crystal.primitive": configuration.crystal.primitive.read_text(errors="replace"),
+        f"the structure in crystal.primitive ({primitive.name})": primitive.read_text(
+            errors="replace"
+        ),
         "crystal.supercell": str(configuration.crystal.supercell),
         "expansion.cutoffs": str(configuration.expansion.cutoffs),
+        "the cell or the order of the atoms in engine.input": content_hash(
+            ideal.positions, ideal.cell
+        ),
     }
+
+
+def _then_and_now(then: str, now: str) -> str:
+    """Both values, where they are settings and not files or hashes."""
+    return f" (then {then}, now {now})" if then.startswith(("(", "{")) else ""
 
 
 def ideal_configuration(engine: EngineInput, system: System) -> Configuration:
@@ -117,7 +132,7 @@ class _BrokerProcess:
     def __init__(
         self,
         configuration: RunConfiguration,
-        engine: EngineInput,
+        ideal: Configuration,
         system: System,
         record: Record,
     ) -> None:
@@ -127,7 +142,6 @@ class _BrokerProcess:
         self.reference_limit = reference.connection_limit
         self.client_limit = configuration.run.connection_limit
         self.address = parse_address(reference.address)
-        ideal = ideal_configuration(engine, system)
         self.labelling = LabellingServer(
             self.address,
             number_of_atoms=len(ideal.positions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -24,6 +25,10 @@ from anharm.server.engine_restart import (
 from anharm.server.learner import System, build_system
 from anharm.server.record_database import FILE_NAME
 from anharm.wire.addresses import SocketAddress, parse_address
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_FOLDER = "reference-{}"
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ def prepare_directory(preparation: Preparation, resume: bool) -> Path:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         if resume and copy.exists():
             _check_unchanged(source, copy, directory)
+            _compare_reference(preparation.configuration)
             return _where_to_continue(preparation, copy)
         for name in (Path(source.name), *preparation.engine.files):
             target = directory / name
@@ -200,6 +206,22 @@ def _check_unchanged(source: Path, copy: Path, directory: Path) -> None:
         raise ConfigurationError(
             f"{source} has changed since the run in {directory} began, in more than its "
             f"<total_steps>; restore it (a copy is {copy}), or use another run.directory"
+        )
+
+
+def _compare_reference(configuration: RunConfiguration) -> None:
+    """Warn where the DFT input changed: only the user knows whether that changes the forces."""
+    assert configuration.reference is not None
+    source = configuration.reference.input
+    if source is None:
+        return
+    copy = configuration.run.directory / REFERENCE_FOLDER.format(1) / source.name
+    if copy.exists() and copy.read_bytes() != source.read_bytes():
+        logger.warning(
+            "%s has changed since the run in %s began. Its labels are kept and more are added: if "
+            "the change moves energies or forces, begin again in another run.directory",
+            source,
+            configuration.run.directory,
         )
 
 
@@ -230,7 +252,7 @@ def prepare_reference_directory(preparation: Preparation, number: int) -> Path:
     """
     configuration = preparation.configuration
     assert configuration.reference is not None
-    folder = configuration.run.directory / f"reference-{number}"
+    folder = configuration.run.directory / REFERENCE_FOLDER.format(number)
     files = list(configuration.reference.files)
     if configuration.reference.input is not None:
         files.append(configuration.reference.input)

@@ -122,8 +122,15 @@ def test_resuming_what_has_changed(job):
 
     primitive = (job.folder / "primitive.xyz").read_text()
     job.edit("primitive.xyz", ("2.716", "2.7161"))
-    expect(job, 2, "primitive.xyz has changed", "restore", flags=("--resume",))
+    changed = "the structure in crystal.primitive (primitive.xyz) has changed"
+    expect(job, 2, changed, "restore", flags=("--resume",))
     (job.folder / "primitive.xyz").write_text(primitive)
+
+    lines = (job.folder / "init.xyz").read_text().splitlines()
+    moved = [*lines[:2], *lines[3:], lines[2]]
+    (job.folder / "init.xyz").write_text("\n".join(moved) + "\n")
+    expect(job, 2, "the order of the atoms in engine.input has changed", flags=("--resume",))
+    (job.folder / "init.xyz").write_text("\n".join(lines) + "\n")
 
     job.edit(
         "input.xml", ("<timestep units='femtosecond'> 1.0", "<timestep units='femtosecond'> 2")

@@ -36,7 +36,7 @@ NONSENSE = [
 
 
 def test_the_run_goes_on(job):
-    job.set_steps(1500)
+    job.set_steps(1000)
     process = job.start_run()
     job.wait_for_step(20)
     endpoint = load_configuration(job.run_file).run.broker_endpoint
@@ -56,7 +56,7 @@ def test_the_run_goes_on(job):
     ended = job.end(process, "run")
     job.expect_no_process()
     assert ended.code == 0, ended.err
-    assert job.output_steps()[-1] == 1500
+    assert job.output_steps()[-1] == 1000
     log = (job.directory / "logs" / "broker.log").read_text()
     for reason in (
         "a message of 4 frames was dropped",

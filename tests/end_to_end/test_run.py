@@ -100,6 +100,25 @@ def test_a_run_ends_when_training_has_converged(job):
         assert record.metadata()["converged"] in ended.out
 
 
+def test_asynchronous_labels_join_when_they_come(job):
+    job.set_steps(1500)
+    job.set(run__mode="asynchronous", training__audit_interval=50)
+    job.slow_labels(0.3)
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    assert job.output_steps() == list(range(0, 1501, 10))
+    with job.record() as record:
+        labels, models = list(record.labels()), record.models()
+        versions = np.concatenate([chunk.model_version for chunk in record.observations()])
+    taken = [label.request.step for label in labels if label.request.step is not None]
+    assert len(taken) >= 2
+    assert len(versions) == 1501
+    assert set(versions) <= {model.version for model in models}
+    assert len(set(versions)) >= 2
+    # i-PI did not wait: the step after the first label was still made by the model before it.
+    assert versions[taken[0] + 1] == versions[taken[0]]
+
+
 def test_quantum_espresso_labels_a_run(qe_job, require_program):
     require_program("pw.x")
     ended = qe_job.run()
@@ -109,6 +128,8 @@ def test_quantum_espresso_labels_a_run(qe_job, require_program):
     with qe_job.record() as record:
         labels = list(record.labels())
     assert len(labels) >= 3
+    assert not (qe_job.folder / "out").exists()  # what pw.x writes stays in its own folder
+    assert (qe_job.directory / "reference-1" / "pw.in").exists()
     for label in labels:
         assert label.answer.virial is not None
         assert -120 < label.answer.energy / 8 < -100  # eV per atom with this pseudopotential

@@ -1,0 +1,189 @@
+"""The `anharm` command: what it writes, where, and how it ends."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import make_supercell
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from anharm.clients.calculators import make_calculator
+
+INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+MATRIX = np.array([[-2, 2, 2], [2, -2, 2], [2, 2, -2]])
+RUN_TOML = """[crystal]
+primitive = "primitive.xyz"
+supercell = [[-2, 2, 2], [2, -2, 2], [2, 2, -2]]
+[expansion]
+cutoffs = { 2 = 5.0, 3 = 4.0, 4 = 3.5 }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a run.toml of [crystal] and [expansion] alone, and labelled structures."""
+    folder = tmp_path_factory.mktemp("command")
+    shutil.copy(INPUTS / "primitive.xyz", folder)
+    (folder / "run.toml").write_text(RUN_TOML)
+    ase.io.write(folder / "labels.xyz", [labelled(seed) for seed in range(4)])
+    return folder
+
+
+def labelled(seed):
+    """Silicon at some 300 K, its atoms in another order each time, with Tersoff labels."""
+    atoms = make_supercell(ase.io.read(INPUTS / "primitive.xyz"), MATRIX)
+    random = np.random.default_rng(seed)
+    atoms = atoms[random.permutation(len(atoms))]
+    atoms.positions += random.normal(0, 0.05, (len(atoms), 3))
+    atoms.positions += atoms.cell[seed % 3] * random.integers(-1, 2, (len(atoms), 1))  # unwrapped
+    atoms.calc = make_calculator("tersoff-silicon")
+    results = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces")}
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def anharm(folder):
+    def run(*words):
+        command = [sys.executable, "-m", "anharm", *map(str, words)]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(anharm, folder):
+    done = anharm("fit", "run.toml", "--labels", "labels.xyz", "--output", "model.h5")
+    assert done.returncode == 0, done.stderr
+    assert "4 labels" in done.stdout
+    return folder / "model.h5"
+
+
+def test_plan_as_json(anharm):
+    done = anharm("plan", "run.toml", "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert set(found["parameters"]) == {"2", "3", "4"}
+    assert all(isinstance(count, int) for count in found["parameters"].values())
+    assert found["parameters_total"] == sum(found["parameters"].values())
+
+
+def test_plan_as_text(anharm):
+    done = anharm("plan", "run.toml")
+    assert done.returncode == 0
+    assert "space group Fd-3m" in done.stdout
+
+
+def test_what_was_fitted_is_foretold(anharm, folder, model):
+    done = anharm("evaluate", model, "labels.xyz", "--output", "answers.xyz", "--json")
+    assert done.returncode == 0, done.stderr
+    statistics = json.loads(done.stdout)
+    assert statistics["structures"] == statistics["labelled_structures"] == 4
+    truths = ase.io.read(folder / "labels.xyz", ":")
+    answers = ase.io.read(folder / "answers.xyz", ":")
+    squares = []
+    for truth, answer in zip(truths, answers, strict=True):
+        np.testing.assert_allclose(answer.positions, truth.positions, atol=1e-8)  # order kept
+        assert list(answer.symbols) == list(truth.symbols)
+        assert answer.get_potential_energy() == pytest.approx(
+            truth.get_potential_energy(), abs=0.02 * len(truth)
+        )
+        assert answer.get_stress(voigt=False).shape == (3, 3)
+        assert answer.arrays["force_std"].shape == (64, 3)
+        assert (answer.arrays["force_std"] > 0).all()
+        squares.append((answer.get_forces() - truth.get_forces()) ** 2)
+    rmse = np.sqrt(np.mean(squares))
+    assert statistics["force_rmse"] == pytest.approx(rmse, rel=1e-5)
+    assert rmse < 0.1 * np.sqrt(np.mean(np.square([t.get_forces() for t in truths])))
+    largest = max(answer.arrays["force_std"].max() for answer in answers)
+    assert statistics["largest_force_std"] == pytest.approx(largest, rel=1e-5)
+
+
+def test_the_answer_does_not_depend_on_the_order_of_the_atoms(anharm, folder, model):
+    atoms = ase.io.read(folder / "labels.xyz", 0)
+    order = np.random.default_rng(9).permutation(len(atoms))
+    ase.io.write(folder / "orders.xyz", [atoms, atoms[order]])
+    assert anharm("evaluate", model, "orders.xyz", "--output", "o.xyz").returncode == 0
+    first, second = ase.io.read(folder / "o.xyz", ":")
+    np.testing.assert_allclose(first.get_forces()[order], second.get_forces(), atol=1e-7)
+    assert first.get_potential_energy() == pytest.approx(second.get_potential_energy(), abs=1e-7)
+    np.testing.assert_allclose(
+        first.arrays["force_std"][order], second.arrays["force_std"], atol=1e-7
+    )
+
+
+def test_structures_without_labels_are_evaluated_without_comparison(anharm, folder, model):
+    ase.io.write(
+        folder / "plain.xyz", make_supercell(ase.io.read(INPUTS / "primitive.xyz"), MATRIX)
+    )
+    done = anharm("evaluate", model, "plain.xyz", "--output", "p.xyz", "--json")
+    assert "force_rmse" not in json.loads(done.stdout)
+    answer = ase.io.read(folder / "p.xyz")
+    np.testing.assert_allclose(answer.get_forces(), 0, atol=1e-9)  # the ideal crystal
+
+
+WRONG = {
+    "no command": ((), 2, "Usage"),
+    "unknown command": (("plam", "run.toml"), 2, "No such command"),
+    "no file": (("plan",), 2, "Missing argument"),
+    "unknown option": (("plan", "run.toml", "--yaml"), 2, "No such option"),
+    "missing run.toml": (("plan", "other.toml"), 2, "other.toml does not exist"),
+    "run without engine": (("run", "run.toml"), 2, "[engine] and [reference] missing"),
+    "broker without engine": (("broker", "run.toml"), 2, "[engine] and [reference] missing"),
+    "client without engine": (("client", "run.toml"), 2, "[engine] missing"),
+    "missing labels": (
+        ("fit", "run.toml", "--labels", "no.xyz", "--output", "x.h5"),
+        2,
+        "the structure file no.xyz does not exist",
+    ),
+    "labels without forces": (
+        ("fit", "run.toml", "--labels", "primitive.xyz", "--output", "x.h5"),
+        1,
+        "forces",
+    ),
+    "missing model": (
+        ("evaluate", "no.h5", "labels.xyz", "--output", "x.xyz"),
+        1,
+        "no.h5",
+    ),
+    "not a model": (
+        ("evaluate", "labels.xyz", "labels.xyz", "--output", "x.xyz"),
+        1,
+        "labels.xyz",
+    ),
+    "folder that is not there": (
+        ("fit", "run.toml", "--labels", "labels.xyz", "--output", "nowhere/x.h5"),
+        1,
+        "nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_message_and_an_exit_code(anharm, name):
+    words, code, message = WRONG[name]
+    done = anharm(*words)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_atom_between_two_sites_is_named(anharm, folder, model):
+    atoms = ase.io.read(folder / "labels.xyz", 0)
+    atoms.positions[5] += 1.2
+    ase.io.write(folder / "far.xyz", atoms)
+    done = anharm("evaluate", model, "far.xyz", "--output", "f.xyz")
+    assert done.returncode == 1
+    assert "structure 0" in done.stderr
+    assert "atom 5" in done.stderr
+
+
+def test_help_and_version(anharm):
+    assert "fit" in anharm("--help").stdout
+    assert anharm("--version").stdout.startswith("anharm")
