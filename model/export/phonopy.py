@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,8 +133,11 @@ def write_cells(unitcell: Any, supercell: Any, directory: Path) -> list[Path]:
     from phonopy.interface.vasp import write_vasp
 
     paths = [directory / "POSCAR", directory / "SPOSCAR"]
-    for path, cell in zip(paths, (unitcell, supercell), strict=True):
-        write_vasp(path, cell)
+    with warnings.catch_warnings():
+        # phonopy warns of species that come twice in the list; the order is kept on purpose.
+        warnings.simplefilter("ignore", UserWarning)
+        for path, cell in zip(paths, (unitcell, supercell), strict=True):
+            write_vasp(path, cell)
     return paths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,15 @@ def test_a_model_without_the_second_order_is_refused(laboratory, tmp_path: Path)
     expansion = build_expansion(laboratory.crystal("silicon"), {3: 3.0, 4: 2.6})
     with pytest.raises(ModelError, match=r"no force constants of order 2 \(it holds order 3, 4\)"):
         export_model(laboratory.random_model(expansion), "phonopy", tmp_path)
+
+
+def test_without_phonopy_the_remedy_is_named_and_shengbte_is_still_written(
+    random_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "phonopy", None)
+    with pytest.raises(ModelError, match=r"pip install 'anharm\[phonons\]'"):
+        export_model(random_model("silicon"), "phonopy", tmp_path)
+    export_model(random_model("silicon"), "shengbte", tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(random_model, tmp_path: Path) -> None:
