@@ -118,7 +118,7 @@ class TrainingSection(Section):
         default=None, gt=0, le=1000, description="a force error above 0 eV/A"
     )
     audit_interval: int = Field(
-        default=0, ge=0, description="a number of steps between audits, or 0 for none"
+        default=250, ge=0, description="a number of steps between audits, or 0 for none"
     )
     budget: int = Field(
         default=100, ge=1, le=1_000_000, description="a number of labels from 1 to 1000000"

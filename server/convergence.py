@@ -41,7 +41,8 @@ def assess_convergence(
     Training has converged when the trajectory-averaged errors after the last
     `convergence_refits` refits differ by less than `convergence_tolerance` of their mean
     (a spread, so that a slow steady fall is no plateau), or when no label was wanted in
-    `quiet_steps` steps.
+    `quiet_steps` steps. Either needs that many refits: a model that has never been tested
+    by a further label (an audit, if none stands out) is not known to be good.
 
     Parameters
     ----------
@@ -57,14 +58,14 @@ def assess_convergence(
     """
     if not history:
         return Convergence(False, "There is no model yet.")
-    if steps_since_label >= settings.quiet_steps:
+    wanted = settings.convergence_refits
+    if steps_since_label >= settings.quiet_steps and len(history) >= wanted:
         return Convergence(
             True,
             f"No label was wanted in the last {steps_since_label} steps "
             f"(quiet_steps = {settings.quiet_steps}); the average error is "
             f"{history[-1].error:.4g} eV/A with {history[-1].labels} labels.",
         )
-    wanted = settings.convergence_refits
     if len(history) < wanted:
         return Convergence(
             False,

@@ -37,8 +37,12 @@ def test_too_few_refits_show_no_plateau() -> None:
 
 
 def test_a_long_quiet_time_is_convergence() -> None:
-    result = assess_convergence(history(0.02), 1000, SETTINGS)
+    result = assess_convergence(history(0.1, 0.05, 0.02), 1000, SETTINGS)
     assert result.converged and "in the last 1000 steps" in result.reason
+
+
+def test_quiet_proves_nothing_before_further_labels_have_tested_the_model() -> None:
+    assert not assess_convergence(history(0.02), 10_000, SETTINGS).converged
 
 
 def test_errors_of_exactly_zero_are_not_trusted() -> None:

@@ -26,7 +26,7 @@ errors_of_a_trajectory = st.lists(
 
 
 def settings(**changes: Any) -> TrainingSection:
-    return TrainingSection(**{"window": 20, "minimum_interval": 5, **changes})
+    return TrainingSection(**{"window": 20, "minimum_interval": 5, "audit_interval": 0, **changes})
 
 
 def replay(
@@ -137,9 +137,7 @@ def test_an_audit_is_recorded_as_one() -> None:
 
 
 @given(errors=errors_of_a_trajectory, audit=st.sampled_from([0, 3, 10]))
-def test_labels_keep_their_distance_whatever_the_rule(
-    errors: list[float], audit: int
-) -> None:
+def test_labels_keep_their_distance_whatever_the_rule(errors: list[float], audit: int) -> None:
     _, decisions = replay(errors, settings(factor=1.1, maximum=5.0, audit_interval=audit))
     labels = [d for d in decisions if d.label]
     for earlier, later in pairwise(labels):
