@@ -21,6 +21,7 @@ from io import StringIO
 import numpy as np
 from hiphive import ClusterSpace, ForceConstantPotential, StructureContainer
 from hiphive.calculators import ForceConstantCalculator
+from hiphive.input_output.logging_tools import set_config
 from sklearn.linear_model import BayesianRidge
 from systems import (
     ARSENIDE_64,
@@ -54,7 +55,7 @@ def once(work: Callable[[], object]) -> float:
 
 def row(what: str, ours: float, peer: float, name: str) -> None:
     """Print one line of the table."""
-    print(  # noqa: T201
+    print(
         f"{what:<58s} {ours * 1e3:10.2f} ms {peer * 1e3:10.1f} ms {peer / ours:8.1f}x  {name}",
         flush=True,
     )
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     quick = parser.parse_args().quick
     warnings.simplefilter("ignore")
+    set_config(level=40)
     compare_refit()
     for system in (SILICON_216, ARSENIDE_216):
         compare_evaluation(system, compare_basis(system))

@@ -41,8 +41,7 @@ class NoiseModel:
     def variances(self, amplitudes: FloatArray) -> FloatArray:
         """Variances (eV/Angstrom)^2 for mean square relative displacements, Angstrom^2."""
         scaled = np.maximum(amplitudes, _SMALLEST_AMPLITUDE) / self.scale
-        found: FloatArray = np.polynomial.polynomial.polyval(scaled, self.coefficients)
-        return found
+        return np.asarray(np.polynomial.polynomial.polyval(scaled, self.coefficients), dtype=float)
 
     def weights(self, amplitudes: FloatArray) -> FloatArray:
         """Relative weights of targets in the regression, about 1 for an average label."""
