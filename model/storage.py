@@ -27,6 +27,8 @@ from anharm.model.regression import Posterior
 
 FORMAT = "anharm model"
 FORMAT_VERSION = 1
+_BLOCK = 512  # bytes; HDF5 leaves a user block of this size alone, and finds its content after it
+_TITLE = "anharm model file"
 _UNREADABLE = (
     OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     MemoryError,
@@ -83,7 +85,7 @@ def load_model(path: Path) -> BayesianModel:
 def model_to_bytes(model: BayesianModel) -> bytes:
     """The content of a model file."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with h5py.File(buffer, "w", userblock_size=_BLOCK) as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["anharm_version"] = __version__
@@ -100,8 +102,8 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         provenance = file.create_group("provenance")
         for key, value in model.provenance.items():
             provenance.attrs[key] = value
-        file.attrs["content_sha256"] = _digest(file)
-    return buffer.getvalue()
+    hdf5 = buffer.getvalue()[_BLOCK:]
+    return _sealed(hdf5) + hdf5
 
 
 def model_from_bytes(content: bytes, source: str) -> BayesianModel:
@@ -113,7 +115,7 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
         If the content is no model file, is damaged, or is of another format version.
     """
     try:
-        with h5py.File(io.BytesIO(content), "r") as file:
+        with h5py.File(io.BytesIO(_unseal(content, source)), "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise ModelError(f"{source} is an HDF5 file, but not an anharm model file")
             found = int(file.attrs["format_version"])
@@ -121,11 +123,6 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 raise ModelError(
                     f"{source} has model format {found}; this version of anharm reads format "
                     f"{FORMAT_VERSION}: fit the model again from its labels"
-                )
-            if file.attrs.get("content_sha256") != _digest(file):
-                raise ModelError(
-                    f"{source} is damaged: its content does not match its own checksum; restore "
-                    "it from a copy or fit the model again from its labels"
                 )
             model = BayesianModel(
                 expansion=_read_expansion(file["expansion"]),
@@ -136,27 +133,29 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 version=int(file.attrs["version"]),
                 provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
             )
+            _check_consistency(model, source)
     except _UNREADABLE as error:
         raise ModelError(f"{source} is not a readable anharm model file: {error}") from error
-    _check_consistency(model, source)
     return model
 
 
-def _digest(file: h5py.File) -> str:
-    """SHA-256 of every attribute and dataset, by name; HDF5 itself checks little."""
-    digest = hashlib.sha256()
+def _sealed(hdf5: bytes) -> bytes:
+    """The user block that goes before the HDF5 content: what the file is, and its checksum."""
+    checksum = hashlib.sha256(hdf5).hexdigest()
+    text = f"{_TITLE}; HDF5 follows after {_BLOCK} bytes, of SHA-256\n{checksum}\n"
+    return text.encode().ljust(_BLOCK)
 
-    def include(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        for key in sorted(item.attrs):
-            if key != "content_sha256":
-                digest.update(f"{name}@{key}={np.asarray(item.attrs[key]).tolist()!r}\n".encode())
-        if isinstance(item, h5py.Dataset):
-            digest.update(f"{name} {item.dtype.str} {item.shape}\n".encode())
-            digest.update(np.ascontiguousarray(item[()]).tobytes())
 
-    include("", file)
-    file.visititems(include)
-    return digest.hexdigest()
+def _unseal(content: bytes, source: str) -> bytes:
+    """Check the user block first: a damaged HDF5 file can make the HDF5 library loop for ever."""
+    if content == _sealed(content[_BLOCK:]) + content[_BLOCK:]:
+        return content
+    if content.startswith(_TITLE.encode()):
+        raise ModelError(
+            f"{source} is damaged: its content does not match its own checksum; restore it from "
+            "a copy or fit the model again from its labels"
+        )
+    raise ModelError(f"{source} is not an anharm model file")
 
 
 def _check_consistency(model: BayesianModel, source: str) -> None:

@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 
 from anharm.errors import ModelError
 from anharm.model import BayesianModel, ForceField, Supercell, load_model, save_model
-from anharm.model.storage import model_from_bytes, model_to_bytes
+from anharm.model.storage import _sealed, model_from_bytes, model_to_bytes
 
 
 @pytest.fixture(scope="module")
@@ -74,33 +74,44 @@ def test_truncated_files_are_refused(content: bytes, data: st.DataObject) -> Non
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None, print_blob=False)
-def test_a_flipped_bit_is_refused_or_harmless(
-    model: BayesianModel, content: bytes, data: st.DataObject
-) -> None:
-    """Harmless: in the unused space of the file."""
+@settings(max_examples=100, deadline=None)
+def test_any_flipped_bit_is_refused(content: bytes, data: st.DataObject) -> None:
+    """Before HDF5 sees it: some damaged files make the HDF5 library loop for ever."""
     damaged = bytearray(content)
     damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    try:
-        loaded = model_from_bytes(bytes(damaged), "broken.h5")
-    except ModelError as error:
-        assert "broken.h5" in str(error)
-    else:
-        assert identical(loaded, model)
+    with pytest.raises(ModelError, match=r"broken\.h5"):
+        model_from_bytes(bytes(damaged), "broken.h5")
 
 
 @given(garbage=st.binary(max_size=2000))
 @settings(max_examples=50, deadline=None)
 def test_other_files_are_refused(garbage: bytes) -> None:
-    with pytest.raises(ModelError, match="not a readable"):
+    with pytest.raises(ModelError, match="not an anharm model file"):
         model_from_bytes(garbage, "other.h5")
 
 
+def test_hdf5_files_of_other_programs_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "fc2.hdf5", "w") as file:
+        file["force_constants"] = np.zeros((2, 2, 3, 3))
+    with pytest.raises(ModelError, match=r"fc2\.hdf5 is not an anharm model file"):
+        load_model(tmp_path / "fc2.hdf5")
+
+
+def test_any_hdf5_program_can_read_a_model_file(model: BayesianModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    save_model(model, path)
+    with h5py.File(path) as file:
+        assert file.attrs["format"] == "anharm model"
+        np.testing.assert_array_equal(file["posterior/mean"], model.posterior.mean)
+
+
 def altered(content: bytes, change: Any) -> bytes:
+    """A file of other content with a matching checksum, as a peer could send it."""
     buffer = io.BytesIO(content)
     with h5py.File(buffer, "r+") as file:
         change(file)
-    return buffer.getvalue()
+    body = buffer.getvalue()[512:]
+    return _sealed(body) + body
 
 
 def replace_dataset(file: h5py.File, name: str, values: Any) -> None:
@@ -115,12 +126,14 @@ def replace_dataset(file: h5py.File, name: str, values: Any) -> None:
         (lambda f: f.attrs.__delitem__("format"), "not an anharm model"),
         (lambda f: f.attrs.__setitem__("format_version", 99), "format 99"),
         (lambda f: f.attrs.__delitem__("format_version"), "not a readable"),
-        (lambda f: f.__delitem__("posterior/mean"), "damaged"),
-        (lambda f: f["posterior/mean"].__setitem__(0, 1e9), "damaged"),
-        (lambda f: replace_dataset(f, "expansion/bodies", np.zeros((3, 4), int)), "damaged"),
+        (lambda f: f.__delitem__("posterior/mean"), "not a readable"),
+        (lambda f: f.__delitem__("expansion/crystal"), "not a readable"),
+        (lambda f: replace_dataset(f, "posterior/mean", np.zeros(3)), "contradicts itself"),
+        (lambda f: replace_dataset(f, "expansion/bodies", np.zeros((3, 4), int)), "contradicts"),
+        (lambda f: replace_dataset(f, "expansion/bodies", 5), "not fit|contradicts|readable"),
     ],
 )
-def test_changed_files_are_refused(content: bytes, change: Any, word: str) -> None:
+def test_forged_files_are_refused(content: bytes, change: Any, word: str) -> None:
     with pytest.raises(ModelError, match=word):
         model_from_bytes(altered(content, change), "other.h5")
 
