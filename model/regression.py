@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, qr, solve_triangular
+from scipy.linalg.lapack import dtpqrt, dtrtri
 
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
 
 _RELATIVE_NOISE_FLOOR = 1e-9  # noise below this fraction of the rms target is rounding
+_BLOCK = 64  # columns that LAPACK factorises together
+_SMALLEST_PIVOT = 1e-4  # of a Cholesky factor of unit diagonal; its square is the conditioning
 _PRECISION_RANGE = 1e16  # a prior this much narrower or wider than its start has been decided
 
 
@@ -63,10 +66,17 @@ class SufficientStatistics:
         """
         if not (np.isfinite(rows).all() and np.isfinite(targets).all()):
             raise ModelError("a training target or its design row is not a finite number")
-        stacked = np.vstack([self.factor, np.column_stack([rows, targets])])
-        factor = qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0]
+        added = np.asfortranarray(np.column_stack([rows, targets]))
         size = self.n_parameters + 1
-        return SufficientStatistics(np.ascontiguousarray(factor[:size]), self.n_targets + len(rows))
+        # QR of a triangle on top of a rectangle, which leaves the zeros of the triangle alone.
+        factor, _, _, failure = dtpqrt(
+            0, min(_BLOCK, size), np.asfortranarray(self.factor), added, overwrite_b=1
+        )
+        if failure:
+            raise ModelError(f"LAPACK could not update the factorisation (dtpqrt: {failure})")
+        return SufficientStatistics(
+            np.ascontiguousarray(np.triu(factor)), self.n_targets + len(rows)
+        )
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ def maximise_evidence(
     """
     n, factor = statistics.n_targets, statistics.factor
     square = float(factor[:, -1] @ factor[:, -1])
+    gram = factor[:, :-1].T @ factor[:, :-1]
     if n == 0:
         raise ModelError("there are no labels to fit to; give at least one labelled structure")
     if square == 0:
@@ -163,7 +174,7 @@ def maximise_evidence(
     iteration = 0
     while iteration < maximum_iterations:
         iteration += 1
-        solution = _solve(factor, members, alpha, beta)
+        solution = _solve(factor, gram, members, alpha, beta)
         gamma = _effective_parameters(solution, members, alpha)
         new_alpha = {}
         for g, index in members.items():
@@ -179,7 +190,7 @@ def maximise_evidence(
         alpha, beta = new_alpha, new_beta
         if change < tolerance:
             break
-    solution = _solve(factor, members, alpha, beta)
+    solution = _solve(factor, gram, members, alpha, beta)
     return Posterior(
         mean=solution.mean,
         factor=solution.factor,
@@ -193,13 +204,55 @@ def maximise_evidence(
 
 
 def _solve(
-    factor: FloatArray, members: Mapping[int, IntArray], alpha: Mapping[int, float], beta: float
+    factor: FloatArray,
+    gram: FloatArray,
+    members: Mapping[int, IntArray],
+    alpha: Mapping[int, float],
+    beta: float,
 ) -> _Solution:
-    """Posterior at fixed precisions, from a QR factorisation of [sqrt(beta) R; sqrt(alpha)]."""
-    size = len(factor) - 1
-    roots = np.empty(size)
+    """Posterior at fixed precisions: from the Gram matrix if that loses nothing, else from R."""
+    roots = np.empty(len(gram))
     for g, index in members.items():
         roots[index] = np.sqrt(alpha[g])
+    found = _solve_gram(factor, gram, roots, beta)
+    inverse, mean, log_determinant = found or _solve_stacked(factor, roots, beta)
+    difference = factor[:, :-1] @ mean - factor[:, -1]
+    return _Solution(mean, inverse, log_determinant, float(difference @ difference))
+
+
+def _solve_gram(
+    factor: FloatArray, gram: FloatArray, roots: FloatArray, beta: float
+) -> tuple[FloatArray, FloatArray, float] | None:
+    """Cholesky factorisation of the scaled precision, its solution refined with R.
+
+    None if the precision is so ill-conditioned that squaring R has lost digits.
+    """
+    precision = beta * gram
+    precision[np.diag_indices_from(precision)] += roots**2
+    scale = 1 / np.sqrt(np.diag(precision))
+    precision *= scale[:, None] * scale
+    try:
+        lower = cholesky(precision, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return None
+    pivots = np.diag(lower)
+    if pivots.min() < _SMALLEST_PIVOT:
+        return None
+    inverse = dtrtri(lower, lower=1)[0].T * scale[:, None]
+    mean = np.zeros(len(gram))
+    for _ in range(3):
+        residual = factor[:, -1] - factor[:, :-1] @ mean
+        gradient = beta * (factor[:, :-1].T @ residual) - roots**2 * mean
+        mean = mean + inverse @ (inverse.T @ gradient)
+    log_determinant = 2 * float(np.log(pivots / scale).sum())
+    return np.ascontiguousarray(inverse), mean, log_determinant
+
+
+def _solve_stacked(
+    factor: FloatArray, roots: FloatArray, beta: float
+) -> tuple[FloatArray, FloatArray, float]:
+    """QR factorisation of [sqrt(beta) R; sqrt(alpha)], safe for any conditioning."""
+    size = len(roots)
     stacked = np.zeros((2 * size + 1, size + 1))
     stacked[: size + 1] = np.sqrt(beta) * factor
     stacked[size + 1 + np.arange(size), np.arange(size)] = roots
@@ -207,13 +260,7 @@ def _solve(
     precision_root, right = triangle[:, :size], triangle[:, size]
     inverse = solve_triangular(precision_root, np.eye(size), check_finite=False)
     mean = solve_triangular(precision_root, right, check_finite=False)
-    difference = factor[:, :size] @ mean - factor[:, size]
-    return _Solution(
-        mean=mean,
-        factor=inverse,
-        log_determinant=2 * float(np.log(np.abs(np.diag(precision_root))).sum()),
-        residual=float(difference @ difference),
-    )
+    return inverse, mean, 2 * float(np.log(np.abs(np.diag(precision_root))).sum())
 
 
 def _effective_parameters(
