@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import block_diag, coo_array, csr_array
+from scipy.sparse import block_array, block_diag, coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 from anharm.errors import ModelError
 from anharm.model.clusters import (
@@ -20,12 +21,14 @@ from anharm.model.clusters import (
     neighbours,
     within,
 )
-from anharm.model.crystal import Crystal, IntArray, Supercell
+from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
 from anharm.model.program import MonomialTable
 from anharm.model.sum_rules import null_space, sum_rule_matrix
 from anharm.model.symmetric_tensors import energy_coefficients, exponents, symmetric_powers
 from anharm.model.symmetry import SpaceGroup, find_space_group
 from anharm.model.symmetry_basis import SymmetryBasis, build_symmetry_basis
+
+_DENSE_BLOCK = 128  # parameters; smaller blocks of the sum rules are multiplied together
 
 Cutoffs = Mapping[int, float | Mapping[int, float]]
 
@@ -85,6 +88,55 @@ class Expansion:
         counts = [self.parameters_per_order[order] for order in self.orders]
         return np.repeat(np.array(self.orders, dtype=np.int64), counts)
 
+    def is_same(self, other: Expansion) -> bool:
+        """Whether parameters of one mean the same in the other, number by number."""
+        pairs = (
+            (self.monomials.variables, other.monomials.variables),
+            (self.bodies, other.bodies),
+            *_sparse_pairs(self.monomial_weights, other.monomial_weights),
+            *_sparse_pairs(self.constraint_basis, other.constraint_basis),
+        )
+        return self is other or all(np.array_equal(mine, yours) for mine, yours in pairs)
+
+    @cached_property
+    def _constraint_blocks(self) -> list[tuple[IntArray, IntArray, FloatArray]]:
+        """Dense blocks (rows, columns, values) of the constraint basis, small ones together."""
+        basis = self.constraint_basis
+        n_blocks, block_of = connected_components(
+            block_array([[None, basis], [basis.T, None]]), directed=False
+        )
+        row_blocks, column_blocks = np.split(block_of, [basis.shape[0]])
+        sizes = np.bincount(row_blocks, minlength=n_blocks)
+        group_of, filled, group = np.empty(n_blocks, dtype=np.int64), 0, 0
+        for block in np.argsort(sizes, kind="stable"):
+            if filled + sizes[block] > _DENSE_BLOCK and filled:
+                group, filled = group + 1, 0
+            group_of[block] = group
+            filled += sizes[block]
+        blocks = []
+        for number in range(group + 1):
+            rows = np.flatnonzero(group_of[row_blocks] == number)
+            columns = np.flatnonzero(group_of[column_blocks] == number)
+            blocks.append((rows, columns, basis[rows][:, columns].toarray()))
+        return blocks
+
+    def constrain(self, columns: FloatArray) -> FloatArray:
+        """Bring values per symmetry-allowed parameter to the irreducible parameters.
+
+        Parameters
+        ----------
+        columns : (n_unconstrained, n) float
+
+        Returns
+        -------
+        (n_parameters, n) float
+            constraint_basis.T @ columns, in the precision of `columns`.
+        """
+        result = np.empty((self.n_parameters, columns.shape[1]), dtype=columns.dtype)
+        for rows, targets, values in self._constraint_blocks:
+            result[targets] = values.T.astype(columns.dtype, copy=False) @ columns[rows]
+        return result
+
     def body_atoms(self, supercell: Supercell) -> IntArray:
         """(n_bodies, n_cells) supercell atom that each body is, for clusters of every cell."""
         cells = supercell.cells[None] + self.bodies[:, None, :3]
@@ -110,6 +162,11 @@ class Expansion:
                 f"{np.floor(fits * 1000) / 1000:g} Angstrom "
                 "(or enlarge crystal.supercell)"
             )
+
+
+def _sparse_pairs(mine: csr_array, yours: csr_array) -> list[tuple[IntArray, IntArray]]:
+    """The arrays of two sparse matrices, side by side."""
+    return [(getattr(mine, k), getattr(yours, k)) for k in ("data", "indices", "indptr")]
 
 
 def normalise_cutoffs(cutoffs: Cutoffs) -> dict[int, dict[int, float]]:

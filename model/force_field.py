@@ -69,15 +69,14 @@ class ForceField:
         ModelError
             If the model's expansion differs.
         """
-        if model.expansion.monomial_weights.shape != self._sum.expansion.monomial_weights.shape:
+        expansion = self._sum.expansion
+        if not expansion.is_same(model.expansion):
             raise ModelError("the new model has another expansion than the one in use")
-        expansion = model.expansion
         unconstrained = expansion.constraint_basis @ model.posterior.mean
         self._polynomial = self._forest.with_coefficients(
             expansion.monomial_weights @ unconstrained
         )
-        factor = np.asarray(expansion.constraint_basis @ model.posterior.factor)
-        self._factor = np.ascontiguousarray(factor.T)
+        self._factor = np.ascontiguousarray(model.posterior.factor.T)
         self._single_factor = self._factor.astype(np.float32)
         self.model = model
 
@@ -147,7 +146,8 @@ class ForceField:
         rows = self._sum.unconstrained_forces(displacements)
         rows = rows.reshape(len(rows), -1)
         factor = self._factor if exact else self._single_factor
-        spread = factor @ rows.astype(factor.dtype, copy=False)
+        rows = rows.astype(factor.dtype, copy=False)
+        spread = factor @ self._sum.expansion.constrain(rows)
         variance = np.einsum("ri,ri->i", spread, spread)
         std: FloatArray = np.sqrt(variance.astype(float)).reshape(displacements.shape)
         return std

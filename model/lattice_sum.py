@@ -111,18 +111,17 @@ class LatticeSum:
     def force_rows(self, displacements: FloatArray) -> FloatArray:
         """Force design rows (3 n_atoms, n_parameters) of one (n_atoms, 3) configuration."""
         forces = self.unconstrained_forces(displacements[None])
-        columns = forces.reshape(len(forces), -1)
-        return np.asarray((self.expansion.constraint_basis.T @ columns).T)
+        return self.expansion.constrain(forces.reshape(len(forces), -1)).T
 
     def design_rows(self, displacements: FloatArray) -> DesignRows:
         """Design rows of forces, energy and virial of one (n_atoms, 3) configuration."""
-        basis = self.expansion.constraint_basis
+        constrain = self.expansion.constrain
         found = self._columns.evaluate(displacements[None], self.body_atoms)
         assert found.virials is not None
         return DesignRows(
-            forces=np.asarray((basis.T @ found.forces.reshape(len(found.forces), -1)).T),
-            energy=np.asarray(basis.T @ found.energies[:, 0]),
-            virial=np.asarray((basis.T @ voigt(found.virials[:, 0])).T),
+            forces=constrain(found.forces.reshape(len(found.forces), -1)).T,
+            energy=constrain(found.energies)[:, 0],
+            virial=constrain(voigt(found.virials[:, 0])).T,
         )
 
 
