@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from anharm.model.crystal import IntArray
 from anharm.model.sites import SiteAssignment, assign_sites
 from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
+from anharm.wire.channel import PeerClosed
 from anharm.wire.driver_client import serve
 from anharm.wire.driver_protocol import Configuration, Evaluation
 from anharm.wire.messages import (
@@ -166,11 +168,7 @@ def run_lattice_client(
     try:
         client = LatticeClient(link, supercell_matrix, maximum_displacement)
         connection = connect(engine_address, connection_limit)
-        if serve(connection, client.evaluate) == "closed":
-            raise RunFailed(
-                f"i-PI at {engine_address} broke off without a goodbye: it crashed or was killed; "
-                "see its own output"
-            )
+        _serve_engine(connection, client, engine_address)
         failure = ""
     except RunEnded as ending:
         failure = ""
@@ -180,3 +178,18 @@ def run_lattice_client(
         raise
     finally:
         link.leave(failure)
+
+
+def _serve_engine(
+    connection: socket.socket, client: LatticeClient, engine_address: SocketAddress
+) -> None:
+    """Serve i-PI until it says EXIT; to end in any other way is no good end."""
+    try:
+        if serve(connection, client.evaluate) == "exit":
+            return
+    except PeerClosed as error:
+        logger.info("%s", error)
+    raise RunFailed(
+        f"i-PI at {engine_address} broke off without a goodbye: it crashed or was killed; see its "
+        "own output"
+    )

@@ -377,9 +377,12 @@ class Broker:
     def write(self) -> None:
         """Write the observations that are still held, with the states they lead to.
 
-        A trajectory that waits for a label will observe its last step again, so it has to wait.
+        A trajectory that waits for a label, or has just been given a model, will observe its
+        last step again, so it has to wait.
         """
-        waiting = {c.trajectory for c in self.clients.values() if c.wanted or c.waits_for}
+        waiting = {
+            c.trajectory for c in self.clients.values() if c.wanted or c.waits_for or c.may_repeat
+        }
         for name, log in self.logs.items():
             if name not in waiting or self.phase == "stopped":
                 log.write(self.record, self.states[name].as_dict())

@@ -106,6 +106,7 @@ class Learner:
         self.system = system
         self.model: BayesianModel | None = None
         self.content = b""
+        self._last_version = 0
         self.refit_seconds = 0.0
         self._record = record
         self._directory = directory
@@ -161,7 +162,7 @@ class Learner:
     def refit(self) -> BayesianModel:
         """Fit to all labels, write the new version, note it in the record, and use it."""
         started = time.perf_counter()
-        version = self.version + 1
+        version = self._last_version + 1
         model = self._trainer.fit(
             version, {"labels": ",".join(str(number) for number in self._label_ids)}
         )
@@ -185,6 +186,7 @@ class Learner:
                 },
             )
         )
+        self._last_version = version
         self._use(model)
         self.refit_seconds = time.perf_counter() - started
         logger.info("model %d from %d labels in %.3f s", version, self.n_labels, self.refit_seconds)
@@ -197,10 +199,15 @@ class Learner:
         self._label_ids.append(label.id)
 
     def _load_latest(self) -> None:
-        """Take up the latest model version of an earlier run in this directory."""
+        """Take up the latest model version of an earlier run, or fit again if its file is lost."""
         versions = self._record.models()
-        if versions:
+        if not versions:
+            return
+        self._last_version = versions[-1].version
+        try:
             self._use(load_model(self._directory / versions[-1].path))
+        except ModelError as error:
+            logger.warning("%s; the model is fitted again to all labels of the record", error)
 
     def _use(self, model: BayesianModel) -> None:
         if self._force_field is None:

@@ -102,7 +102,7 @@ def format_summary(summary: Summary, directory: Path) -> str:
         lines.append(f"converged                at step {summary.converged_step}")
         lines.append(f"                         {summary.converged}")
     else:
-        lines.append("converged                no; run longer, or resume with more steps")
+        lines.append("converged                no; to go on, raise <total_steps> and use --resume")
     lines += [
         f"record                   {directory / 'record.sqlite'}",
         f"models                   {directory / 'models'}",

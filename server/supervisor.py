@@ -23,6 +23,7 @@ from anharm.server.preflight import (
     search_path,
 )
 from anharm.server.processes import ManagedProcess, wait_until_ended
+from anharm.server.record_database import FILE_NAME
 from anharm.wire.messages import Status, StatusRequest, decode, encode
 
 logger = logging.getLogger(__name__)
@@ -66,10 +67,12 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None
         supervisor.run()
     except KeyboardInterrupt:
         supervisor.interrupt()
-        raise Interrupted(
-            "interrupted; all labels are kept, and `anharm run "
-            f"{configuration.path} --resume` continues"
-        ) from None
+        again = f"`anharm run {configuration.path}"
+        if (configuration.run.directory / FILE_NAME).exists():
+            message = f"interrupted; all labels are kept, and {again} --resume` continues"
+        else:
+            message = f"interrupted before anything was computed; {again}` begins again"
+        raise Interrupted(message) from None
     finally:
         supervisor.end_all()
 

@@ -213,6 +213,8 @@ class Job:
         """The steps in i-PI's own output, in the order of the file."""
         path = self.directory / "silicon.out"
         if not path.exists():
+            path = self.folder / "silicon.out"  # of an i-PI started by hand
+        if not path.exists():
             return []
         lines = [line.split() for line in path.read_text().splitlines()]
         return [int(float(words[0])) for words in lines if len(words) > 3 and words[0] != "#"]

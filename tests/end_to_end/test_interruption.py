@@ -7,7 +7,7 @@ import pytest
 
 from anharm.server.record_schema import content_hash
 
-STEPS = 600
+STEPS = 400
 BOUND = 30.0  # seconds from the signal to the end of the run and of every process
 
 
@@ -61,7 +61,7 @@ def test_ctrl_c_while_the_initial_labels_are_computed(job):
     job.set_steps(STEPS)
     job.set(training__initial_configurations=4, training__factor=50.0, training__maximum=5.0)
     job.set(training__audit_interval=None)
-    job.slow_labels(1.0)
+    job.slow_labels(0.6)
     process = job.start_run()
     job.wait_for(lambda: job.n_labels() >= 2)
     os.killpg(process.pid, signal.SIGINT)
@@ -74,13 +74,31 @@ def test_ctrl_c_while_the_initial_labels_are_computed(job):
     expect_finished(job, before)
 
 
-def test_ctrl_c_before_anything_has_started(job):
+def test_sigterm_while_the_processes_start(job):
+    job.set_steps(STEPS)
     process = job.start_run()
-    job.wait_for(lambda: job.living() != {})
+    job.wait_for(lambda: (job.directory / "logs" / "broker.log").exists())
     os.kill(process.pid, signal.SIGTERM)
     ended = job.end(process, "run", within=BOUND)
     job.expect_no_process()
-    assert ended.code != 0
+    assert ended.code == 1
+    assert "interrupted" in ended.message
+    flags = ["--resume"] if "--resume" in ended.message else []  # as the message says
+    ended = job.run(*flags, name="again")
+    assert ended.code == 0, ended.err
+
+
+def test_a_model_file_that_was_lost_is_fitted_again(job):
+    job.set_steps(100)
+    assert job.run().code == 0
+    with job.record() as record:
+        last = record.models()[-1]
+    (job.directory / last.path).write_bytes(b"cut off")
+    job.set_steps(STEPS)
+    before = label_hashes(job)
+    expect_finished(job, before)
+    with job.record() as record:
+        assert record.models()[-1].version > last.version
 
 
 KILLED = {
@@ -95,7 +113,7 @@ KILLED = {
 def test_a_process_is_killed(job, victim):
     command, message = KILLED[victim]
     job.set_steps(STEPS)
-    job.set(training__audit_interval=30)  # so that the reference is needed again soon
+    job.set(training__audit_interval=40)  # so that the reference is needed again soon
     process = job.start_run()
     job.wait_for_step(60)
     os.kill(job.process_of(command), signal.SIGKILL)

@@ -1,6 +1,8 @@
 """`anharm run` from beginning to end, with the real i-PI and real reference codes."""
 
+import contextlib
 import re
+import socket
 
 import numpy as np
 import pytest
@@ -100,19 +102,37 @@ def test_a_run_ends_when_training_has_converged(job):
         assert record.metadata()["converged"] in ended.out
 
 
+def test_a_run_over_tcp(job):
+    job.set_steps(100)
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for server in servers:
+            server.bind(("127.0.0.1", 0))
+        ports = [server.getsockname()[1] for server in servers]
+    xml = (job.folder / "input.xml").read_text()
+    tcp = f"<address> 127.0.0.1 </address><port> {ports[0]} </port>"
+    xml = re.sub("<address>.*</address>", tcp, xml.replace("mode='unix'", "mode='inet'"))
+    (job.folder / "input.xml").write_text(xml)
+    job.set(reference__address=f"tcp://127.0.0.1:{ports[1]}")
+    job.set(run__broker=f"tcp://127.0.0.1:{ports[2]}")
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    assert job.output_steps() == list(range(0, 101, 10))
+
+
 def test_asynchronous_labels_join_when_they_come(job):
-    job.set_steps(1500)
+    job.set_steps(800)
     job.set(run__mode="asynchronous", training__audit_interval=50)
     job.slow_labels(0.3)
     ended = job.run()
     assert ended.code == 0, ended.err
-    assert job.output_steps() == list(range(0, 1501, 10))
+    assert job.output_steps() == list(range(0, 801, 10))
     with job.record() as record:
         labels, models = list(record.labels()), record.models()
         versions = np.concatenate([chunk.model_version for chunk in record.observations()])
     taken = [label.request.step for label in labels if label.request.step is not None]
     assert len(taken) >= 2
-    assert len(versions) == 1501
+    assert len(versions) == 801
     assert set(versions) <= {model.version for model in models}
     assert len(set(versions)) >= 2
     # i-PI did not wait: the step after the first label was still made by the model before it.
