@@ -28,6 +28,9 @@ class BayesianModel:
         noise without it.
     energy_per_cell : float
         Energy of the ideal crystal per primitive cell, eV, from the labels' energies.
+    virial_per_cell : (3, 3) float
+        Virial of the ideal crystal per primitive cell, eV, from the labels' virials: its stress
+        where the reference lattice is not the relaxed one. Zero without such labels.
     n_labels : int
         Number of labelled configurations behind the posterior.
     version : int
@@ -40,6 +43,7 @@ class BayesianModel:
     posterior: Posterior
     noise: NoiseModel | None = None
     energy_per_cell: float = 0.0
+    virial_per_cell: FloatArray = field(default_factory=lambda: np.zeros((3, 3)))
     n_labels: int = 0
     version: int = 0
     provenance: dict[str, str] = field(default_factory=dict)

@@ -118,6 +118,7 @@ class ForceField:
         virials = None
         if found.virials is not None:
             virials = (found.virials[0] + found.virials[0].transpose(0, 2, 1)) / 2
+            virials += self.model.virial_per_cell * self.supercell.n_cells
         return Prediction(
             energies=found.energies[0] + self.model.energy_per_cell * self.supercell.n_cells,
             forces=found.forces[0],

@@ -93,6 +93,7 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         file.attrs["version"] = model.version
         file.attrs["n_labels"] = model.n_labels
         file.attrs["energy_per_cell"] = model.energy_per_cell
+        file["virial_per_cell"] = model.virial_per_cell
         _write_expansion(file.create_group("expansion"), model.expansion)
         _write_posterior(file.create_group("posterior"), model.posterior)
         if model.noise is not None:
@@ -129,6 +130,7 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 posterior=_read_posterior(file["posterior"]),
                 noise=_read_noise(file.get("noise")),
                 energy_per_cell=float(file.attrs["energy_per_cell"]),
+                virial_per_cell=file["virial_per_cell"][()],
                 n_labels=int(file.attrs["n_labels"]),
                 version=int(file.attrs["version"]),
                 provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
@@ -174,6 +176,7 @@ def _check_consistency(model: BayesianModel, source: str) -> None:
         and expansion.monomial_weights.shape[1] == expansion.constraint_basis.shape[0]
         and len(expansion.parameter_orders) == n
         and posterior.mean.shape == (n,)
+        and model.virial_per_cell.shape == (3, 3)
         and posterior.factor.shape[:1] == (n,)
     )
     if not consistent:

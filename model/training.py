@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import ArrayLike
 
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, IntArray, Supercell, identify_supercell
 from anharm.model.expansion import Expansion
-from anharm.model.lattice_sum import LatticeSum
+from anharm.model.lattice_sum import LatticeSum, voigt
 from anharm.model.noise import NoiseModel, estimate_noise
 from anharm.model.regression import Posterior, SufficientStatistics, maximise_evidence
 from anharm.model.sites import assign_sites
+from anharm.model.symmetry import find_space_group
 
 _NOISE_ITERATIONS = 4
 _SAME_WEIGHTS = 0.1  # weights that differ by less are the same
@@ -62,6 +65,7 @@ class Trainer:
         self._statistics = SufficientStatistics.empty(expansion.n_parameters)
         self._sums: dict[bytes, LatticeSum] = {}
         self._energy_rows: list[tuple[FloatArray, float, int]] = []
+        self._virial_rows: list[tuple[FloatArray, FloatArray, int]] = []
         self._kept_bytes = 0
 
     @property
@@ -76,6 +80,7 @@ class Trainer:
         forces: FloatArray,
         energy: float | None = None,
         numbers: IntArray | None = None,
+        virial: FloatArray | None = None,
     ) -> None:
         """Add one label.
 
@@ -89,6 +94,8 @@ class Trainer:
             eV; fixes the energy of the ideal crystal.
         numbers : (n_atoms,) int, optional
             Atomic numbers in the same order.
+        virial : (3, 3) float, optional
+            -dE/dstrain, eV; fixes the virial of the ideal crystal.
 
         Raises
         ------
@@ -120,6 +127,8 @@ class Trainer:
         self._labels.append(label)
         if energy is not None:
             self._energy_rows.append((rows.energy, energy, lattice_sum.supercell.n_cells))
+        if virial is not None:
+            self._virial_rows.append((rows.virial, virial, lattice_sum.supercell.n_cells))
 
     def fit(self, version: int = 0, provenance: dict[str, str] | None = None) -> BayesianModel:
         """The model that all labels so far imply.
@@ -146,10 +155,27 @@ class Trainer:
             posterior=posterior,
             noise=noise,
             energy_per_cell=float(np.mean(offsets)) if offsets else 0.0,
+            virial_per_cell=self._ideal_virial(posterior.mean),
             n_labels=self.n_labels,
             version=version,
             provenance=provenance or {},
         )
+
+    def _ideal_virial(self, parameters: FloatArray) -> FloatArray:
+        """Virial per cell that the expansion does not explain, made invariant by symmetry."""
+        if not self._virial_rows:
+            return np.zeros((3, 3))
+        rests = [(voigt(v) - rows @ parameters) / n for rows, v, n in self._virial_rows]
+        xx, yy, zz, yz, xz, xy = np.mean(rests, axis=0)
+        mean = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        turns = self._rotations
+        invariant: FloatArray = np.einsum("gij,jk,glk->il", turns, mean, turns) / len(turns)
+        return invariant
+
+    @cached_property
+    def _rotations(self) -> FloatArray:
+        """Cartesian rotations of the crystal."""
+        return find_space_group(self.expansion.crystal)[1].cartesian_rotations
 
     def _weighted(
         self, statistics: SufficientStatistics, label: _Label, rows: FloatArray
@@ -191,6 +217,16 @@ class Trainer:
         return self._sums[key]
 
 
+def virial_of_stress(stress: ArrayLike | None, volume: float) -> FloatArray | None:
+    """(3, 3) virial, eV, of ASE's stress (6,) or (3, 3), eV/Angstrom^3, and the cell's volume."""
+    if stress is None:
+        return None
+    values = np.asarray(stress, dtype=float)
+    if values.shape == (6,):
+        values = values[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    return -volume * values
+
+
 def fit_structures(
     expansion: Expansion,
     structures: Iterable[Atoms],
@@ -218,6 +254,7 @@ def fit_structures(
                 np.array(results["forces"]),
                 results.get("energy"),
                 atoms.numbers,
+                virial_of_stress(results.get("stress"), atoms.get_volume()),
             )
         except ModelError as error:
             raise ModelError(f"structure {index}: {error}") from error

@@ -65,9 +65,7 @@ def test_supercell_atoms_are_those_of_the_repeated_crystal(laboratory) -> None:
     fractional = difference @ np.linalg.inv(supercell.lattice)
     distance = np.linalg.norm((fractional - np.round(fractional)) @ supercell.lattice, axis=-1)
     assert distance.min(axis=1).max() < 1e-9
-    np.testing.assert_array_equal(
-        theirs.numbers[np.argmin(distance, axis=1)], supercell.numbers
-    )
+    np.testing.assert_array_equal(theirs.numbers[np.argmin(distance, axis=1)], supercell.numbers)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,7 @@ def test_forces_are_minus_the_gradient_of_the_energy(
     u = random.normal(0, size, (supercell.n_atoms, 3))
     direction = random.normal(size=u.shape)
     steps = np.arange(-3, 4) * 0.1
-    line = force_field.predict(
-        u + steps[:, None, None] * direction, errors=False, virial=False
-    )
+    line = force_field.predict(u + steps[:, None, None] * direction, errors=False, virial=False)
     polynomial = np.polynomial.Polynomial.fit(
         steps, line.energies - line.energies[3], order, domain=[-0.3, 0.3]
     )
@@ -76,12 +74,8 @@ def test_design_rows_times_parameters_are_the_predictions(laboratory, name: str)
     np.testing.assert_allclose(forces, prediction.forces[0], atol=1e-11 * scale)
     energy = prediction.energies[0] - model.energy_per_cell * supercell.n_cells
     assert rows.energy @ theta == pytest.approx(energy, abs=1e-10 * scale)
-    np.testing.assert_allclose(
-        rows.virial @ theta, voigt(prediction.virials[0]), atol=1e-9 * scale
-    )
-    np.testing.assert_array_equal(
-        LatticeSum(model.expansion, supercell).force_rows(u), rows.forces
-    )
+    np.testing.assert_allclose(rows.virial @ theta, voigt(prediction.virials[0]), atol=1e-9 * scale)
+    np.testing.assert_array_equal(LatticeSum(model.expansion, supercell).force_rows(u), rows.forces)
 
 
 def test_virial_rows_are_in_the_order_xx_yy_zz_yz_xz_xy() -> None:

@@ -29,9 +29,7 @@ class Oracle:
             self.data = {key: stored[key] for key in stored.files}
         self.ideal = read(folder / "Si64_o4_supercell.xyz")
         primitive = read(folder / "Si64_o4_primitive.xyz")
-        self.expansion = build_expansion(
-            Crystal.from_atoms(primitive), {2: 5.0, 3: 4.0, 4: 3.5}
-        )
+        self.expansion = build_expansion(Crystal.from_atoms(primitive), {2: 5.0, 3: 4.0, 4: 3.5})
         self.model = self.fit(range(3))
 
     def fit(self, configurations: range) -> BayesianModel:

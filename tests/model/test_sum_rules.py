@@ -45,9 +45,7 @@ def test_force_constants_are_symmetric_under_exchange_of_equal_atoms(laboratory,
         clusters, tensors = model.force_constants(order)
         for i in range(order - 1):
             same = np.all(clusters[:, i] == clusters[:, i + 1], axis=1)
-            np.testing.assert_array_equal(
-                tensors[same], np.swapaxes(tensors[same], i + 1, i + 2)
-            )
+            np.testing.assert_array_equal(tensors[same], np.swapaxes(tensors[same], i + 1, i + 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,8 @@ from anharm.model import (
     build_expansion,
     fit_structures,
 )
+from anharm.model.lattice_sum import voigt
+from anharm.model.training import virial_of_stress
 
 DFT_CUTOFFS = {2: 5.0, 3: 4.0, 4: 3.5}
 
@@ -183,9 +185,7 @@ def test_structures_that_cannot_be_used_are_named(laboratory) -> None:
     with pytest.raises(ModelError, match="no labels"):
         fit_structures(expansion, [])
     with pytest.raises(ModelError, match="shape"):
-        Trainer(expansion).add(
-            structures[0].cell[:], structures[0].positions, np.zeros((26, 3))
-        )
+        Trainer(expansion).add(structures[0].cell[:], structures[0].positions, np.zeros((26, 3)))
 
 
 def test_a_supercell_too_small_for_the_cutoffs_is_refused(laboratory) -> None:
@@ -193,3 +193,25 @@ def test_a_supercell_too_small_for_the_cutoffs_is_refused(laboratory) -> None:
     small = Supercell(expansion.crystal, np.diag([2, 2, 2])).to_atoms()
     with pytest.raises(ModelError, match=r"structure 0: .*largest cutoff that fits .* 3\.35 "):
         fit_structures(expansion, [labelled(small, np.ones((8, 3)))])
+
+
+def test_the_stress_of_the_ideal_crystal_is_learnt_from_the_labels_stresses(
+    silicon_frames, dft_expansion
+) -> None:
+    model = fit_structures(dft_expansion, silicon_frames[:7])
+    predictor = StructurePredictor(model)
+    for frame in silicon_frames[7:]:
+        error = predictor.predict(frame)["stress"] - frame.get_stress()
+        assert np.sqrt(np.mean(error**2)) < 0.25 * np.abs(frame.get_stress()[:3]).mean()
+    assert model.virial_per_cell == pytest.approx(
+        np.eye(3) * model.virial_per_cell[0, 0], abs=1e-12
+    )
+
+
+def test_stress_and_virial_have_opposite_signs_and_ase_order() -> None:
+    stress = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    virial = virial_of_stress(stress, 10.0)
+    assert virial is not None
+    assert np.array_equal(voigt(virial), -10.0 * stress)
+    assert np.array_equal(virial, virial_of_stress(-virial / 10.0, 10.0))
+    assert virial_of_stress(None, 1.0) is None
