@@ -165,6 +165,7 @@ def reference(run_file: Path) -> None:
             section.calculator.name, section.calculator.parameters, configuration.path.parent
         ),
         connection_deadline=section.connection_limit,
+        failures_allowed=section.attempts - 1,
     )
 
 

@@ -23,7 +23,7 @@ from anharm.server.decision import (
     refitted,
 )
 from anharm.server.decision import Observation as DecisionInput
-from anharm.server.label_checks import check_label
+from anharm.server.label_checks import check_label, has_virial
 from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
 from anharm.server.learner import Learner, initial_configurations
 from anharm.server.progress import ErrorHistory, ObservationLog
@@ -300,12 +300,12 @@ class Broker:
         answer = Answer(
             event.evaluation.energy,
             event.evaluation.forces,
-            event.evaluation.virial,
+            event.evaluation.virial if has_virial(event.evaluation) else None,
             event.evaluation.extras,
             event.client,
             event.seconds,
         )
-        reasons = check_label(configuration, event.evaluation)
+        reasons = check_label(configuration, event.evaluation, ideal=self.ideal)
         if reasons:
             return self._reject(request, answer, reasons)
         prediction = self.learner.predict(configuration, event.evaluation)

@@ -194,7 +194,11 @@ class Learner:
 
     def _learn(self, label: Label) -> None:
         self._trainer.add(
-            label.request.cell, label.request.positions, label.answer.forces, label.answer.energy
+            label.request.cell,
+            label.request.positions,
+            label.answer.forces,
+            label.answer.energy,
+            virial=label.answer.virial,
         )
         self._label_ids.append(label.id)
 
@@ -205,7 +209,10 @@ class Learner:
             return
         self._last_version = versions[-1].version
         try:
-            self._use(load_model(self._directory / versions[-1].path))
+            model = load_model(self._directory / versions[-1].path)
+            if not model.expansion.is_same(self.system.expansion):
+                raise ModelError("the last model was made with other linear algebra libraries")
+            self._use(model)
         except ModelError as error:
             logger.warning("%s; the model is fitted again to all labels of the record", error)
 
