@@ -19,6 +19,7 @@ from uuid import uuid4
 import pytest
 
 from anharm.server.record import Record
+from anharm.wire.addresses import SOCKET_PREFIX
 
 INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
 MARK = "ANHARM_TEST_JOB"
@@ -195,6 +196,9 @@ class Job:
                 continue
         for process in self.processes:
             process.wait(10)
+        prefix = Path(SOCKET_PREFIX)
+        for path in prefix.parent.glob(f"{prefix.name}*{self.mark[:10]}*"):
+            path.unlink(missing_ok=True)  # of an i-PI that was killed
 
     # What it did
 
