@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from anharm.configuration import RunConfiguration
-from anharm.errors import AnharmError, ConfigurationError, RunFailed
+from anharm.errors import AnharmError, ConfigurationError
 from anharm.model.crystal import FloatArray
 from anharm.server.convergence import Convergence, assess_convergence
 from anharm.server.decision import (
@@ -25,6 +24,7 @@ from anharm.server.decision import (
 from anharm.server.decision import Observation as DecisionInput
 from anharm.server.label_checks import check_label, has_virial
 from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
+from anharm.server.lattice_clients import LatticeClient, labels_from_clients
 from anharm.server.learner import Learner, initial_configurations
 from anharm.server.progress import ErrorHistory, ObservationLog
 from anharm.server.record import Answer, Record, Request
@@ -52,21 +52,6 @@ logger = logging.getLogger(__name__)
 
 Phase = Literal["initial labels", "training", "converged", "stopped"]
 Reply = tuple[bytes, Message]
-
-
-@dataclass
-class LatticeClient:
-    """What the broker knows of one lattice client."""
-
-    name: str
-    address: bytes
-    trajectory: str
-    first_step: int
-    last_sequence: int = -1
-    may_repeat: bool = False
-    wanted: Decision | None = None
-    waits_for: Literal["", "model", "label"] = ""
-    last_heard: float = 0.0
 
 
 class Broker:
@@ -108,6 +93,7 @@ class Broker:
         self.logs: dict[str, ObservationLog] = {}
         self.convergence = Convergence(False, "No step has been made yet.")
         self.phase: Phase = "initial labels"
+        self.has_converged = self._converged_before()
         self.failure = ""
         self.n_lost = 0
         self.n_finished = 0
@@ -337,7 +323,7 @@ class Broker:
         if self.phase == "initial labels":
             if self._unlabelled:
                 return []
-            self.phase = "training"
+            self.phase = "converged" if self.has_converged else "training"
         if not self.learner.is_current:
             self.learner.refit()
             self.history.refitted(self.learner.version, self.learner.n_labels)
@@ -355,14 +341,29 @@ class Broker:
         self.convergence = assess_convergence(refits, self._steps_since_label, self.settings)
         if not self.convergence.converged:
             return []
-        self.phase = "converged"
+        self.phase, self.has_converged = "converged", True
         text = f"training converged at step {self.n_steps}: {self.convergence.reason}"
         logger.info(text)
         self.record.log(text)
         self.record.set_metadata(
-            {"converged": self.convergence.reason, "converged_step": str(self.n_steps)}
+            {
+                "converged": self.convergence.reason,
+                "converged_step": str(self.n_steps),
+                "converged_settings": self._convergence_settings,
+            }
         )
         return self.stop("training has converged", "") if self.stop_when_converged else []
+
+    @property
+    def _convergence_settings(self) -> str:
+        settings = self.settings
+        return (
+            f"{settings.convergence_tolerance} {settings.convergence_refits} {settings.quiet_steps}"
+        )
+
+    def _converged_before(self) -> bool:
+        """Whether an earlier part of this run converged, by the criteria that hold now."""
+        return self.record.metadata().get("converged_settings") == self._convergence_settings
 
     def stop(self, reason: str, failure: str) -> list[Reply]:
         """End the run; every client is told."""
@@ -411,11 +412,10 @@ class Broker:
         """What the run waits for, in words; empty when it waits for nothing."""
         if not self._unlabelled:
             return "" if self.clients else "a lattice client"
-        number = len(self._unlabelled)
-        what = f"{number} {'initial ' if self.phase == 'initial labels' else ''}label"
-        plural = "s" if number > 1 else ""
-        clients = self.labelling.number_of_clients
-        return f"{what}{plural} from {clients} reference client{'s' if clients != 1 else ''}"
+        is_initial = self.phase == "initial labels"
+        return labels_from_clients(
+            len(self._unlabelled), is_initial, self.labelling.number_of_clients
+        )
 
     @property
     def n_pending(self) -> int:
@@ -435,7 +435,7 @@ class Broker:
             model_version=self.learner.version,
             error=float(state.errors[-1]) if state is not None and has_errors else -1.0,
             average_error=float(state.mean_error or 0.0) if state and has_errors else -1.0,
-            converged=self.phase == "converged" or "converged" in self.record.metadata(),
+            converged=self.has_converged,
             convergence=self.convergence.reason,
             failure=self.failure,
         )
@@ -444,12 +444,3 @@ class Broker:
     def fail(self, error: AnharmError) -> list[Reply]:
         """End the run because of an error."""
         return self.stop("", str(error))
-
-
-def no_reference_client(address: str, seconds: float, pending: int) -> RunFailed:
-    """The error of a run that waits for labels while nobody computes them."""
-    return RunFailed(
-        f"{pending} label(s) are wanted, and no reference client has been connected to {address} "
-        f"for {seconds:.0f} s (reference.connection_limit); start one, for example "
-        "`anharm reference RUN.toml` or your DFT code with this address, and resume"
-    )

@@ -18,7 +18,7 @@ import zmq
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.model.sites import assign_sites
-from anharm.server.broker import Broker, Reply, no_reference_client
+from anharm.server.broker import Broker, Reply
 from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.server.labelling import (
     AttemptFailed,
@@ -321,3 +321,12 @@ def _signals(process: _BrokerProcess) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def no_reference_client(address: str, seconds: float, pending: int) -> RunFailed:
+    """The error of a run that waits for labels while nobody computes them."""
+    return RunFailed(
+        f"{pending} label(s) are wanted, and no reference client has been connected to {address} "
+        f"for {seconds:.0f} s (reference.connection_limit); start one, for example "
+        "`anharm reference RUN.toml` or your DFT code with this address, and resume"
+    )

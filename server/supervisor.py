@@ -203,7 +203,20 @@ class _Supervisor:
         error = self.broker.last_error()
         if not error:
             raise self._died(self.broker)
+        if "could not be computed" in error:
+            error += self._words_of_references()
         raise ConfigurationError(error) if self.broker.exit_code == 2 else RunFailed(error)
+
+    def _words_of_references(self) -> str:
+        """What the reference clients said last, and how to go on."""
+        ends = [
+            f"\n{child.name} said last ({child.log}):\n{child.last_error() or child.last_words(3)}"
+            for child in self.references
+        ]
+        return (
+            f". Put right what is wrong, and continue with `anharm run {self.configuration.path} "
+            f"--resume`; all labels are kept.{''.join(ends)}"
+        )
 
     def _check_broker_runs(self) -> None:
         """Before i-PI runs, the broker has no reason to end."""

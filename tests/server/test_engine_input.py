@@ -229,7 +229,7 @@ def silicon_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(SILICON, folder, dirs_exist_ok=True)
     name = f"anharm-test-{os.getpid()}"
     text = (folder / "input.xml").read_text()
-    text = text.replace("> 2000 <", "> 20 <").replace("anharm-silicon", name)
+    text = text.replace("> 4000 <", "> 20 <").replace("anharm-silicon", name)
     (folder / "input.xml").write_text(text.replace("stride='100'", "stride='10'"))
     (folder / "einstein.py").write_text(EINSTEIN_CRYSTAL)
     scripts = Path(sys.executable).parent
@@ -270,5 +270,5 @@ def test_the_silicon_input_matches_its_run_toml() -> None:
     configuration = load_configuration(SILICON / "run.toml")
     assert configuration.engine is not None
     engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
-    assert engine.total_steps == 2000 and engine.timestep == pytest.approx(1.0)
+    assert engine.total_steps == 4000 and engine.timestep == pytest.approx(1.0)
     assert len(engine.structure) == 64 and engine.checkpoint_stride == 100
