@@ -147,6 +147,7 @@ def train(teacher: ForceField, expansion: Expansion, n: int) -> BayesianModel:
     supercell = teacher.supercell
     trainer = Trainer(expansion)
     for u in np.random.default_rng(3).normal(0, 0.1, (n, supercell.n_atoms, 3)):
+        u -= u.mean(axis=0)  # which the trainer does, and random models of polar crystals feel
         found = teacher.predict(u[None], errors=False)
         trainer.add(
             supercell.lattice,
@@ -160,15 +161,15 @@ def train(teacher: ForceField, expansion: Expansion, n: int) -> BayesianModel:
 
 
 def test_a_fit_finds_the_forces_on_the_sites(teacher) -> None:
-    teacher = ForceField(
-        replace(teacher.model, virial_per_cell=np.diag([0.3, 0.2, 0.1])), teacher.supercell
-    )
+    ideal = np.diag([0.3, 0.3, 0.1])  # a stress that the symmetry of every crystal here allows
+    teacher = ForceField(replace(teacher.model, virial_per_cell=ideal), teacher.supercell)
     model = train(teacher, teacher.model.expansion, n=6)
     student = ForceField(model, teacher.supercell)
     for u in (at_rest(teacher), np.random.default_rng(4).normal(0, 0.1, at_rest(teacher).shape)):
         found, truth = student.predict(u, errors=False), teacher.predict(u, errors=False)
         np.testing.assert_allclose(found.forces, truth.forces, atol=1e-9)
         np.testing.assert_allclose(found.energies, truth.energies, atol=1e-7)
+        np.testing.assert_allclose(found.virials, truth.virials, atol=1e-7)
     _, tensors = model.force_constants(1)
     _, expected = teacher.model.force_constants(1)
     np.testing.assert_allclose(tensors, expected, atol=1e-9)
