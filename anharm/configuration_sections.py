@@ -71,6 +71,14 @@ class ExpansionSection(Section):
         "per number of bodies",
         examples=["{ 2 = 5.0, 3 = 4.0, 4 = 3.5 }"],
     )
+    first_order: bool = Field(
+        default=False,
+        description="true or false (whether atoms may feel forces on their ideal sites)",
+    )
+    rotational_sum_rules: bool = Field(
+        default=False,
+        description="true or false (whether order 2 obeys the rotational sum rules)",
+    )
 
 
 class EngineSection(Section):

@@ -23,6 +23,7 @@ from anharm.model.clusters import (
 )
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
 from anharm.model.program import MonomialTable
+from anharm.model.rotational_sum_rules import impose_rotational_sum_rules
 from anharm.model.sum_rules import null_space, sum_rule_matrix
 from anharm.model.symmetric_tensors import energy_coefficients, exponents, symmetric_powers
 from anharm.model.symmetry import SpaceGroup, find_space_group
@@ -49,9 +50,9 @@ class Expansion:
     space_group : str
         International symbol.
     cutoffs : dict
-        Order -> {number of bodies: cutoff in Angstrom}.
+        Order -> {number of bodies: cutoff in Angstrom}; {1: 0.0} for first order.
     parameters_per_order, unconstrained_per_order : dict
-        Number of parameters with and without the translational sum rules.
+        Number of parameters with and without the sum rules.
     bodies : (n_bodies, 4) int
         Atoms (cell, cell, cell, site) that occur in clusters anchored in the home cell.
     monomials : MonomialTable
@@ -59,7 +60,7 @@ class Expansion:
     monomial_weights : (n_terms, n_unconstrained) sparse float
         Monomial coefficients of each symmetry-allowed parameter.
     constraint_basis : (n_unconstrained, n_parameters) sparse float
-        Orthonormal solutions of the translational sum rules.
+        Orthonormal solutions of the sum rules.
     """
 
     crystal: Crystal
@@ -81,6 +82,11 @@ class Expansion:
     def orders(self) -> tuple[int, ...]:
         """Orders of the expansion, ascending."""
         return tuple(sorted(self.cutoffs))
+
+    @property
+    def largest_cutoff(self) -> float:
+        """The largest cutoff of any order and number of bodies, Angstrom."""
+        return max(max(by_bodies.values()) for by_bodies in self.cutoffs.values())
 
     @cached_property
     def parameter_orders(self) -> IntArray:
@@ -150,7 +156,7 @@ class Expansion:
         ModelError
             Naming the largest cutoff that fits.
         """
-        largest = max(max(by_bodies.values()) for by_bodies in self.cutoffs.values())
+        largest = self.largest_cutoff
         fits = largest_fitting_cutoff(supercell, largest) + SHELL_TOLERANCE
         if largest > fits:
             order = next(
@@ -186,7 +192,8 @@ def normalise_cutoffs(cutoffs: Cutoffs) -> dict[int, dict[int, float]]:
     for order in sorted(cutoffs):
         value = cutoffs[order]
         if not 2 <= order <= 6:
-            raise ModelError(f"expansion.cutoffs: order {order} is outside the orders 2 to 6")
+            hint = "; forces at the sites are expansion.first_order" if order == 1 else ""
+            raise ModelError(f"expansion.cutoffs: order {order} is outside the orders 2 to 6{hint}")
         table = dict(value) if isinstance(value, Mapping) else {2: float(value)}
         if not table or min(table) > 2 or max(table) > order or min(table) < 2:
             raise ModelError(
@@ -212,7 +219,12 @@ def normalise_cutoffs(cutoffs: Cutoffs) -> dict[int, dict[int, float]]:
 
 
 def build_expansion(
-    crystal: Crystal, cutoffs: Cutoffs, symmetry_tolerance: float = 1e-3
+    crystal: Crystal,
+    cutoffs: Cutoffs,
+    symmetry_tolerance: float = 1e-3,
+    *,
+    first_order: bool = False,
+    rotational_sum_rules: bool = False,
 ) -> Expansion:
     """Enumerate clusters, impose symmetry and sum rules, and number the parameters.
 
@@ -225,6 +237,12 @@ def build_expansion(
         largest pair distance is strictly below the cutoff.
     symmetry_tolerance : float
         Distance within which symmetry is recognised, Angstrom.
+    first_order : bool
+        Add the forces that symmetry allows on the sites, for a reference crystal whose internal
+        coordinates are not those of lowest energy.
+    rotational_sum_rules : bool
+        Impose the Born-Huang and Huang conditions on order 2. They hold for a reference crystal
+        without forces on the sites and without anisotropic stress.
 
     Raises
     ------
@@ -232,6 +250,10 @@ def build_expansion(
         For cutoffs or crystals that cannot be used.
     """
     by_order = normalise_cutoffs(cutoffs)
+    if rotational_sum_rules:
+        _check_rotational_sum_rules(by_order, first_order)
+    if first_order:
+        by_order = {1: {1: 0.0}, **by_order}
     ideal, group = find_space_group(crystal, symmetry_tolerance)
     orbits = _orbits_by_bodies(ideal, group, by_order)
     powers = symmetric_powers(group.cartesian_rotations, max(by_order))
@@ -244,9 +266,12 @@ def build_expansion(
             if n_bodies == 1 or within(np.array(orbit.diameter), by_bodies[n_bodies])
         ]
         basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
-        around = neighbours(ideal, by_bodies[2])
+        around = neighbours(ideal, max(by_bodies.values()))
+        free = null_space(sum_rule_matrix(basis, chosen, around, ideal.n_sites))
+        if order == 2 and rotational_sum_rules:
+            free = impose_rotational_sum_rules(free, basis, ideal)
         bases.append(basis)
-        solutions.append(null_space(sum_rule_matrix(basis, chosen, around, ideal.n_sites)))
+        solutions.append(free)
     if not any(solution.shape[1] for solution in solutions):
         raise ModelError(
             f"expansion.cutoffs {by_order} Angstrom leave no parameter: no two atoms of the "
@@ -267,6 +292,20 @@ def build_expansion(
         monomial_weights=weights,
         constraint_basis=csr_array(block_diag(solutions, format="csr")),
     )
+
+
+def _check_rotational_sum_rules(by_order: dict[int, dict[int, float]], first_order: bool) -> None:
+    """Refuse them where they would say nothing, or something wrong."""
+    if 2 not in by_order:
+        raise ModelError(
+            "expansion.rotational_sum_rules constrain order 2, which expansion.cutoffs does not "
+            f"name (it names {sorted(by_order)}); add order 2 or leave them out"
+        )
+    if first_order:
+        raise ModelError(
+            "expansion.rotational_sum_rules hold for a crystal without forces on its sites, and "
+            "expansion.first_order allows such forces: choose one of them (or relax the crystal)"
+        )
 
 
 def _orbits_by_bodies(

@@ -9,7 +9,9 @@ The virial of the reference positions comes from the same walk. A homogeneous st
 at R by strain @ R; the sum rules leave the origin of R free for each factor of a monomial, as long
 as it depends only on the other factors. It is taken at the lowest of these: the anchor (the lowest
 body, in the home cell) for every factor but the anchor itself, and the second lowest for that one,
-which is the node at depth 2.
+which is the node at depth 2. A monomial of first order has no other factor and adds nothing: the
+constant it would add, forces times sites, depends on which periodic images of the sites are taken,
+so it belongs to the virial of the ideal crystal, which labels give (`virial_per_cell`).
 """
 
 from __future__ import annotations

@@ -61,9 +61,8 @@ class LatticeSum:
     def _pairs(self) -> tuple[IntArray, IntArray]:
         """Atoms and their neighbours within the pair cutoff, as two (n_pairs,) arrays."""
         supercell = self.supercell
-        cutoff = max(by_bodies[2] for by_bodies in self.expansion.cutoffs.values())
         first, second = [], []
-        for site, around in enumerate(neighbours(supercell.crystal, cutoff)):
+        for site, around in enumerate(neighbours(supercell.crystal, self.expansion.largest_cutoff)):
             cells = supercell.cell_index(supercell.cells[:, None] + around[None, :, :3])
             second.append((around[:, 3] * supercell.n_cells + cells).ravel())
             own = site * supercell.n_cells + np.arange(supercell.n_cells)

@@ -1,7 +1,8 @@
 """Translational sum rules: moving the whole crystal costs nothing.
 
 For every cluster c of n-1 atoms and every component, sum_b Phi(n)[c + b] = 0, where b runs over
-all atoms of the crystal. Orders never mix.
+all atoms of the crystal. Orders never mix. At first order c is empty, and b runs over one cell: the
+forces on the atoms of the ideal crystal add up to zero.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def sum_rule_matrix(
     -------
     (n_rows, n_parameters) sparse float
     """
+    if basis.order == 1:
+        return distinct_rows(_total_force(basis))
     rows, columns, values = [], [], []
     n_rows = 0
     for orbit in orbits:
@@ -60,7 +63,15 @@ def sum_rule_matrix(
         (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))),
         shape=(n_rows, basis.n_parameters),
     )
-    return _distinct_rows(matrix.tocsr())
+    return distinct_rows(matrix.tocsr())
+
+
+def _total_force(basis: SymmetryBasis) -> csr_array:
+    """(3, n_parameters) sum of the first-order constants of one cell."""
+    total = np.zeros((3, basis.n_parameters))
+    for cluster in basis.clusters.values():
+        total[:, cluster.columns] += cluster.tensors.toarray()
+    return csr_array(total)
 
 
 def _candidates(bodies: IntArray, neighbour_lists: list[IntArray], n_sites: int) -> list[IntArray]:
@@ -136,7 +147,7 @@ def _block(
     )
 
 
-def _distinct_rows(matrix: csr_array) -> csr_array:
+def distinct_rows(matrix: csr_array) -> csr_array:
     """Normalise the rows and drop those that repeat or vanish."""
     norms = np.sqrt(matrix.multiply(matrix).sum(axis=1))
     kept = np.flatnonzero(norms > 1e-9)

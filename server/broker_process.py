@@ -106,6 +106,8 @@ def essential_settings(configuration: RunConfiguration, ideal: Configuration) ->
         ),
         "crystal.supercell": str(configuration.crystal.supercell),
         "expansion.cutoffs": str(configuration.expansion.cutoffs),
+        "expansion.first_order": str(configuration.expansion.first_order),
+        "expansion.rotational_sum_rules": str(configuration.expansion.rotational_sum_rules),
         "the cell or the order of the atoms in engine.input": content_hash(
             ideal.positions, ideal.cell
         ),
@@ -114,7 +116,7 @@ def essential_settings(configuration: RunConfiguration, ideal: Configuration) ->
 
 def _then_and_now(then: str, now: str) -> str:
     """Both values, where they are settings and not files or hashes."""
-    return f" (then {then}, now {now})" if then.startswith(("(", "{")) else ""
+    return f" (then {then}, now {now})" if then.startswith(("(", "{", "True", "False")) else ""
 
 
 def ideal_configuration(engine: EngineInput, system: System) -> Configuration:

@@ -70,7 +70,13 @@ def build_expansion_of(configuration: RunConfiguration) -> Expansion:
     section = configuration.crystal
     with _as_configuration_error(configuration):
         crystal = Crystal.from_atoms(read_structure(section.primitive))
-        return build_expansion(crystal, configuration.expansion.cutoffs, section.symmetry_tolerance)
+        return build_expansion(
+            crystal,
+            configuration.expansion.cutoffs,
+            section.symmetry_tolerance,
+            first_order=configuration.expansion.first_order,
+            rotational_sum_rules=configuration.expansion.rotational_sum_rules,
+        )
 
 
 @contextmanager

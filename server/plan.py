@@ -38,6 +38,7 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
         "space_group": expansion.space_group,
         "atoms": supercell.n_atoms,
         "cutoffs": {str(n): c for n, c in expansion.cutoffs.items()},
+        "rotational_sum_rules": configuration.expansion.rotational_sum_rules,
         "parameters": {str(n): m for n, m in expansion.parameters_per_order.items()},
         "parameters_total": n_parameters,
         "parameters_before_sum_rules": {
@@ -99,10 +100,12 @@ def format_plan(found: dict[str, Any]) -> str:
     ]
     for order, count in found["parameters"].items():
         cutoffs = ", ".join(f"{n}: {c:g}" for n, c in found["cutoffs"][order].items())
+        cutoffs = "forces on the ideal sites" if order == "1" else cutoffs
         before = found["parameters_before_sum_rules"][order]
         lines.append(f"{order:<7s} {cutoffs:<33s} {count:>10d}   {before:>16d}")
     lines += [
         f"{'total':<41s} {found['parameters_total']:>10d}",
+        f"rotational sum rules of order 2      {'on' if found['rotational_sum_rules'] else 'off'}",
         "",
         f"labels to determine all parameters   {found['labels_to_determine_all']} at least",
         f"largest cutoff that fits             {found['largest_cutoff_that_fits']} A",

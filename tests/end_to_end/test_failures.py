@@ -120,6 +120,10 @@ def test_resuming_what_has_changed(job):
     job.set(expansion__cutoffs=cutoffs)
     expect(job, 2, "expansion.cutoffs has changed since the run", "restore", flags=("--resume",))
     job.run_file.write_text(original)
+    job.set(expansion__first_order=True)
+    changed = "expansion.first_order has changed since the run"
+    expect(job, 2, changed, "then False, now True", flags=("--resume",))
+    job.run_file.write_text(original)
 
     primitive = (job.folder / "primitive.xyz").read_text()
     job.edit("primitive.xyz", ("2.716", "2.7161"))

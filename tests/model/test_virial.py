@@ -140,10 +140,16 @@ def numerical_virial(energy: Energy, displacements: np.ndarray, step: float = 1e
 
 
 def fit(
-    crystal: Crystal, supercell: Supercell, cutoffs: dict, energy: Energy, size: float, n: int
+    crystal: Crystal,
+    supercell: Supercell,
+    cutoffs: dict,
+    energy: Energy,
+    size: float,
+    n: int,
+    first_order: bool = False,
 ) -> ForceField:
     """A model of the potential from the forces of n random configurations."""
-    expansion = build_expansion(crystal, cutoffs)
+    expansion = build_expansion(crystal, cutoffs, first_order=first_order)
     supercell = Supercell(expansion.crystal, supercell.matrix)
     lattice_sum = LatticeSum(expansion, supercell)
     statistics = SufficientStatistics.empty(expansion.n_parameters)
@@ -219,6 +225,29 @@ def test_the_virial_of_the_ideal_crystal_is_only_a_constant(laboratory, tension:
     assert np.abs(numerical_virial(energy, np.zeros((54, 3)))).max() > 10
     error, scale = virial_error(force_field, energy, size=0.15)
     assert error < 1e-6 * scale
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix", "bond", "n"),
+    [("gallium nitride", [2, 2, 2], 2.1, 3), ("tin selenide", [1, 2, 2], 2.9, 6),
+     ("triclinic", [2, 2, 2], 3.3, 8)],
+)  # fmt: skip
+def test_bonds_that_pull_on_the_sites_are_reproduced_with_their_virial(
+    laboratory, name: str, matrix: list[int], bond: float, n: int
+) -> None:
+    """The reference is not relaxed; forces on the sites are the first order of the expansion."""
+    crystal = laboratory.crystal(name)
+    supercell = Supercell(crystal, np.diag(matrix))
+    energy = pressed_springs(BondedCrystal(supercell, bond), 0.2)
+    cutoffs = {order: pairs(bond)[order] for order in (2, 3, 4)}
+    force_field = fit(crystal, supercell, cutoffs, energy, size=0.15, n=n, first_order=True)
+    u = np.zeros((supercell.n_atoms, 3))
+    at_rest = force_field.predict(u[None], errors=False).forces[0]
+    assert np.abs(at_rest).max() > 0.01
+    np.testing.assert_allclose(at_rest, numerical_forces(energy, u, 0.04), atol=1e-7)
+    error, scale = virial_error(force_field, energy, size=0.15)
+    assert error < 1e-6 * scale
+    assert energy_error(force_field, energy, size=0.15) < 1e-6
 
 
 @pytest.mark.parametrize("highest_order", [4, 6])

@@ -73,6 +73,21 @@ def test_the_text_says_the_same(plan):
     assert f"{found['parameters_total']}" in text
 
 
+def test_first_order_and_rotational_sum_rules_are_planned(plan):
+    off = plan(CRYSTAL)
+    assert off["rotational_sum_rules"] is False and "1" not in off["parameters"]
+    on = plan(CRYSTAL + "rotational_sum_rules = true\n")
+    assert on["rotational_sum_rules"] is True
+    assert on["parameters"] == off["parameters"]  # silicon obeys them anyway
+    assert "rotational sum rules of order 2      on" in format_plan(on)
+    forces = plan(CRYSTAL + "first_order = true\n")
+    assert forces["parameters"] == {"1": 0, **off["parameters"]}
+    (row,) = [line for line in format_plan(forces).splitlines() if line.startswith("1 ")]
+    assert "forces on the ideal sites" in row
+    with pytest.raises(ConfigurationError, match=r"run\.toml.*choose one of them"):
+        plan(CRYSTAL + "first_order = true\nrotational_sum_rules = true\n")
+
+
 def test_what_a_run_needs_is_looked_for(plan):
     state = plan(CRYSTAL + RUN)["reachability"]
     assert state["inputs"] == "consistent"
