@@ -7,7 +7,7 @@ import pytest
 
 from anharm.server.record_schema import content_hash
 
-STEPS = 400
+STEPS = 1500  # two seconds of dynamics, so that a signal meets it in the middle
 BOUND = 30.0  # seconds from the signal to the end of the run and of every process
 
 
