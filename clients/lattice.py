@@ -11,7 +11,7 @@ import numpy as np
 from anharm.clients.broker_link import BrokerLink, RunEnded
 from anharm.errors import AnharmError, RunFailed
 from anharm.model import ForceField, Supercell
-from anharm.model.crystal import IntArray
+from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.sites import SiteAssignment, assign_sites
 from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
@@ -64,20 +64,21 @@ class LatticeClient:
         Raises
         ------
         AnharmError
-            If an atom left its site, the cell changed, or the run ends.
+            If an atom left its site, the cell is strained too far, or the run ends.
         """
-        self._force_field.check_cell(configuration.cell)
+        deformation = self._force_field.deformation(configuration.cell)
         if self._assignment is None:
             self._assignment = assign_sites(
                 self._force_field.supercell,
                 configuration.positions,
                 None,
                 self._maximum_displacement,
+                deformation,
             )
         self._sequence += 1
-        displacements = self._assignment.displacements(configuration.positions)[None]
+        displacements = self._assignment.displacements(configuration.positions, deformation)[None]
         while True:
-            evaluation, observation = self._predict(displacements)
+            evaluation, observation = self._predict(displacements, deformation)
             reply = self._link.ask(observation)
             if isinstance(reply, SendConfiguration):
                 reply = self._link.ask(
@@ -92,9 +93,17 @@ class LatticeClient:
                 return evaluation
             self._take_model(reply)
 
-    def _predict(self, displacements: np.ndarray) -> tuple[Evaluation, Observation]:
+    def _predict(
+        self, displacements: FloatArray, deformation: FloatArray | None
+    ) -> tuple[Evaluation, Observation]:
+        """In a strained cell, the errors are those of the displacements in the reference cell."""
         assert self._assignment is not None
-        result = self._force_field.predict(displacements, exact_errors=False)
+        if deformation is None:
+            result = self._force_field.predict(displacements, exact_errors=False)
+        else:
+            result = self._force_field.predict_strained(
+                deformation, displacements, exact_errors=False
+            )
         assert result.virials is not None and result.force_std is not None
         std = result.force_std
         observation = Observation(

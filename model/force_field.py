@@ -10,10 +10,10 @@ from scipy.sparse import csr_array
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, Supercell
+from anharm.model.deformation import checked_deformation, is_reference_cell
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
-
-_CELL_TOLERANCE = 1e-3  # Angstrom; the expansion is about sites of one fixed cell
+from anharm.model.strain import StrainedSum
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class ForceField:
         terms = model.expansion.monomials.variables
         ones = csr_array(np.ones((len(terms), 1)))
         self._forest = Program.compile(model.expansion.monomials, ones)
+        self._strained = StrainedSum(self._sum)
+        self._strengths: FloatArray | None = None
         self.use(model)
 
     @property
@@ -73,28 +75,26 @@ class ForceField:
         if not expansion.is_same(model.expansion):
             raise ModelError("the new model has another expansion than the one in use")
         unconstrained = expansion.constraint_basis @ model.posterior.mean
-        self._polynomial = self._forest.with_coefficients(
-            expansion.monomial_weights @ unconstrained
-        )
+        self._coefficients = expansion.monomial_weights @ unconstrained
+        self._polynomial = self._forest.with_coefficients(self._coefficients)
+        self._strengths = None
         self._factor = np.ascontiguousarray(model.posterior.factor.T)
         self._single_factor = self._factor.astype(np.float32)
         self.model = model
 
-    def check_cell(self, cell: FloatArray) -> None:
-        """Refuse a cell other than the supercell of the reference crystal.
+    def deformation(self, cell: FloatArray) -> FloatArray | None:
+        """F = 1 + strain of a cell, or None for the supercell of the reference crystal.
 
         Raises
         ------
         ModelError
-            Naming the largest deviation.
+            If the strain is larger than an expansion about the reference can follow.
         """
-        deviation = np.abs(cell - self.supercell.lattice).max()
-        if not deviation < _CELL_TOLERANCE:
-            raise ModelError(
-                f"the cell differs from the model's supercell by up to {deviation:.4f} Angstrom "
-                f"(allowed: {_CELL_TOLERANCE}); the expansion holds at the cell of [crystal] "
-                "primitive: use a constant-volume ensemble and the same lattice constant"
-            )
+        return (
+            None
+            if is_reference_cell(self.supercell, cell)
+            else checked_deformation(self.supercell, cell)
+        )
 
     def predict(
         self,
@@ -126,12 +126,51 @@ class ForceField:
             force_std=self.force_std(displacements, exact_errors) if errors else None,
         )
 
-    def predictive_force_std(self, displacements: FloatArray) -> FloatArray:
+    def predict_strained(
+        self,
+        deformation: FloatArray,
+        displacements: FloatArray,
+        errors: bool = True,
+        virial: bool = True,
+        exact_errors: bool = True,
+    ) -> Prediction:
+        """Evaluate displacements in a cell other than the reference.
+
+        Parameters
+        ----------
+        deformation : (3, 3) float
+            F = 1 + strain, from `deformation`.
+        displacements : (n_configurations, n_atoms, 3) float
+            From the sites of the strained ideal crystal, Angstrom, in the supercell's order.
+        errors, virial : bool
+            Whether to compute force errors and virials.
+        exact_errors : bool
+            Otherwise errors are those of the same displacements in the reference cell, in single
+            precision: they lack the part that strain causes, but cost nothing when the cell
+            changes at every step.
+        """
+        if self._strengths is None:
+            self._strengths = self._strained.strengths(self._coefficients)
+        found = self._strained.evaluate(self._strengths, deformation, displacements, virial)
+        model, n_cells = self.model, self.supercell.n_cells
+        strain = deformation - np.eye(3)
+        offset = model.energy_per_cell - np.sum(model.virial_per_cell * strain)
+        virials, std = found.virials, None
+        if virials is not None:
+            ideal = model.virial_per_cell @ deformation.T
+            virials = virials + n_cells * (ideal + ideal.T) / 2
+        if errors:
+            std = self.force_std(displacements, exact_errors, deformation if exact_errors else None)
+        return Prediction(found.energies + offset * n_cells, found.forces, virials, std)
+
+    def predictive_force_std(
+        self, displacements: FloatArray, deformation: FloatArray | None = None
+    ) -> FloatArray:
         """Standard deviation of a reference force about the prediction, eV/Angstrom.
 
         The epistemic part and what the expansion leaves out; shape (n_conf, n_atoms, 3).
         """
-        variance = self.force_std(displacements) ** 2
+        variance = self.force_std(displacements, deformation=deformation) ** 2
         noise = self.model.noise
         if noise is None:
             return np.sqrt(variance + 1 / self.model.posterior.noise_precision)
@@ -139,12 +178,19 @@ class ForceField:
         predictive: FloatArray = np.sqrt(variance + noise.variances(amplitudes)[..., None])
         return predictive
 
-    def force_std(self, displacements: FloatArray, exact: bool = True) -> FloatArray:
+    def force_std(
+        self,
+        displacements: FloatArray,
+        exact: bool = True,
+        deformation: FloatArray | None = None,
+    ) -> FloatArray:
         """Epistemic standard deviation of every force component, eV/Angstrom.
 
         sigma_i^2 = phi_i S phi_i^T as a sum of squares over the columns of the posterior factor.
+        With a deformation, phi are the design rows of the strained cell, which take long to set up
+        for each new one.
         """
-        rows = self._sum.unconstrained_forces(displacements)
+        rows = self._strained.unconstrained_forces(deformation, displacements)
         rows = rows.reshape(len(rows), -1)
         factor = self._factor if exact else self._single_factor
         rows = rows.astype(factor.dtype, copy=False)

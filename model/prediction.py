@@ -10,7 +10,8 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
-from anharm.model.crystal import FloatArray, Supercell, identify_supercell
+from anharm.model.crystal import FloatArray, Supercell
+from anharm.model.deformation import identify_strained_supercell
 from anharm.model.force_field import ForceField
 from anharm.model.sites import assign_sites
 
@@ -43,16 +44,25 @@ class StructurePredictor:
         Raises
         ------
         ModelError
-            If the structure is not a slightly displaced supercell of the model's crystal.
+            If the structure is not a slightly displaced and strained supercell of the model's
+            crystal.
         """
-        force_field = self._force_field(np.array(atoms.cell[:]))
-        force_field.check_cell(np.array(atoms.cell[:]))
+        cell = np.array(atoms.cell[:])
+        force_field = self._force_field(cell, len(atoms))
+        deformation = force_field.deformation(cell)
         assignment = assign_sites(
-            force_field.supercell, atoms.positions, atoms.numbers, self.maximum_displacement
+            force_field.supercell,
+            atoms.positions,
+            atoms.numbers,
+            self.maximum_displacement,
+            deformation,
         )
-        displacements = assignment.displacements(atoms.positions)[None]
-        result = force_field.predict(displacements)
-        predictive = force_field.predictive_force_std(displacements)
+        displacements = assignment.displacements(atoms.positions, deformation)[None]
+        if deformation is None:
+            result = force_field.predict(displacements)
+        else:
+            result = force_field.predict_strained(deformation, displacements)
+        predictive = force_field.predictive_force_std(displacements, deformation)
         assert result.virials is not None and result.force_std is not None
         stress = -result.virials[0] / atoms.get_volume()
         return {
@@ -63,8 +73,8 @@ class StructurePredictor:
             "force_std_predictive": assignment.to_user_order(predictive[0]),
         }
 
-    def _force_field(self, cell: FloatArray) -> ForceField:
-        matrix = identify_supercell(self.model.expansion.crystal, cell)
+    def _force_field(self, cell: FloatArray, n_atoms: int) -> ForceField:
+        matrix = identify_strained_supercell(self.model.expansion.crystal, cell, n_atoms)
         key = matrix.tobytes()
         if key not in self._force_fields:
             supercell = Supercell(self.model.expansion.crystal, matrix)

@@ -31,13 +31,18 @@ class SiteAssignment:
     sites: IntArray
     maximum_displacement: float
 
-    def displacements(self, positions: FloatArray) -> FloatArray:
+    def displacements(
+        self, positions: FloatArray, deformation: FloatArray | None = None
+    ) -> FloatArray:
         """Displacements in the supercell's own order, without their mean.
 
         Parameters
         ----------
         positions : (..., n_atoms, 3) float
             Positions in the user's order, Angstrom, wrapped or not.
+        deformation : (3, 3) float, optional
+            F = 1 + strain of a cell other than the ideal supercell, whose sites are deformed
+            with it.
 
         Returns
         -------
@@ -59,10 +64,14 @@ class SiteAssignment:
         if not np.isfinite(positions).all():
             atom = int(np.argwhere(~np.isfinite(positions))[0][-2])
             raise ModelError(f"the position of atom {atom} is not a finite number")
+        if deformation is not None:
+            positions = positions @ np.linalg.inv(deformation).T
         raw = positions - supercell.positions[self.sites]
         raw -= _common_shift(raw, supercell.reduced_lattice)
         moved = nearest_image(raw, supercell.reduced_lattice)
         moved -= moved.mean(axis=-2, keepdims=True)
+        if deformation is not None:
+            moved = moved @ deformation.T
         self._check(moved)
         displacements = np.empty_like(moved)
         displacements[..., self.sites, :] = moved
@@ -115,6 +124,7 @@ def assign_sites(
     positions: FloatArray,
     numbers: IntArray | None = None,
     maximum_displacement: float | None = None,
+    deformation: FloatArray | None = None,
 ) -> SiteAssignment:
     """Find the site of every atom, for any order of the atoms and any common shift.
 
@@ -128,6 +138,8 @@ def assign_sites(
         Atomic numbers in the user's order; without them, positions alone decide.
     maximum_displacement : float, optional
         Angstrom; half the nearest-neighbour distance by default.
+    deformation : (3, 3) float, optional
+        F = 1 + strain of the cell that the positions are in.
 
     Raises
     ------
@@ -143,6 +155,8 @@ def assign_sites(
     if not np.isfinite(positions).all():
         atom = int(np.argwhere(~np.isfinite(positions))[0][0])
         raise ModelError(f"the position of atom {atom} is not a finite number")
+    if deformation is not None:
+        positions = positions @ np.linalg.inv(deformation).T
     if numbers is not None:
         _check_composition(supercell.numbers, numbers)
     problem, best, closest = "", None, np.inf

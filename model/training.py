@@ -12,12 +12,18 @@ from numpy.typing import ArrayLike
 
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
-from anharm.model.crystal import FloatArray, IntArray, Supercell, identify_supercell
+from anharm.model.crystal import FloatArray, IntArray, Supercell
+from anharm.model.deformation import (
+    checked_deformation,
+    identify_strained_supercell,
+    is_reference_cell,
+)
 from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import LatticeSum, voigt
 from anharm.model.noise import NoiseModel, estimate_noise
 from anharm.model.regression import Posterior, SufficientStatistics, maximise_evidence
 from anharm.model.sites import assign_sites
+from anharm.model.strain import StrainedSum
 from anharm.model.symmetry import find_space_group
 
 _NOISE_ITERATIONS = 4
@@ -25,13 +31,18 @@ _SAME_WEIGHTS = 0.1  # weights that differ by less are the same
 _EXACT_FIT = 1e-7  # residuals below this fraction of the forces are rounding, not noise
 _NOISE_SAMPLES = 10_000  # force components from which the noise is estimated, about
 _ROWS_IN_MEMORY = 512 << 20  # bytes of design rows that are kept between refits
+_UNIT_TENSORS = np.array(  # xx, yy, zz, yz, xz, xy as (6, 3, 3)
+    [[[float({i, j} == {a, b}) for j in range(3)] for i in range(3)]
+     for a, b in [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Label:
     """A label in the supercell's order."""
 
-    lattice_sum: LatticeSum
+    strained_sum: StrainedSum
+    deformation: FloatArray | None
     displacements: FloatArray
     forces: FloatArray
     amplitudes: FloatArray
@@ -41,7 +52,22 @@ class _Label:
         """Design rows (3 n_atoms, n_parameters), kept or computed again."""
         if self.rows is not None:
             return self.rows
-        return self.lattice_sum.force_rows(self.displacements)
+        return self.strained_sum.force_rows(self.deformation, self.displacements)
+
+
+@dataclass(frozen=True)
+class _IdealLabel:
+    """An energy or a virial of one configuration, and what of it the expansion explains."""
+
+    rows: FloatArray
+    value: FloatArray
+    n_cells: int
+    deformation: FloatArray
+
+    def rest_per_cell(self, parameters: FloatArray) -> FloatArray:
+        """What the expansion does not explain: the part of the ideal crystal."""
+        rest: FloatArray = (self.value - self.rows @ parameters) / self.n_cells
+        return rest
 
 
 class Trainer:
@@ -63,9 +89,9 @@ class Trainer:
         self._labels: list[_Label] = []
         self._noise: NoiseModel | None = None
         self._statistics = SufficientStatistics.empty(expansion.n_parameters)
-        self._sums: dict[bytes, LatticeSum] = {}
-        self._energy_rows: list[tuple[FloatArray, float, int]] = []
-        self._virial_rows: list[tuple[FloatArray, FloatArray, int]] = []
+        self._sums: dict[bytes, tuple[LatticeSum, StrainedSum]] = {}
+        self._energies: list[_IdealLabel] = []
+        self._virials: list[_IdealLabel] = []
         self._kept_bytes = 0
 
     @property
@@ -87,7 +113,8 @@ class Trainer:
         Parameters
         ----------
         cell : (3, 3) float
-            Cell vectors as rows, Angstrom; a supercell of the crystal.
+            Cell vectors as rows, Angstrom; a supercell of the crystal, strained by a few per
+            cent at most.
         positions, forces : (n_atoms, 3) float
             Angstrom, eV/Angstrom, in any order of the atoms.
         energy : float, optional
@@ -106,18 +133,23 @@ class Trainer:
             raise ModelError(
                 f"a label has forces of shape {forces.shape} for positions {positions.shape}"
             )
-        matrix = identify_supercell(self.expansion.crystal, cell, tolerance=1e-3)
-        lattice_sum = self._lattice_sum(matrix)
-        assignment = assign_sites(
-            lattice_sum.supercell, positions, numbers, self.maximum_displacement
+        matrix = identify_strained_supercell(self.expansion.crystal, cell, len(positions))
+        lattice_sum, strained_sum = self._lattice_sums(matrix)
+        supercell = lattice_sum.supercell
+        deformation = (
+            None if is_reference_cell(supercell, cell) else checked_deformation(supercell, cell)
         )
-        displacements = assignment.displacements(positions)
-        rows = lattice_sum.design_rows(displacements)
+        assignment = assign_sites(
+            supercell, positions, numbers, self.maximum_displacement, deformation
+        )
+        displacements = assignment.displacements(positions, deformation)
+        rows = strained_sum.design_rows(deformation, displacements)
         targets = np.empty_like(forces)
         targets[assignment.sites] = forces
         self._kept_bytes += rows.forces.nbytes
         label = _Label(
-            lattice_sum,
+            strained_sum,
+            deformation,
             displacements,
             targets.ravel(),
             np.repeat(lattice_sum.local_amplitudes(displacements), 3),
@@ -125,10 +157,13 @@ class Trainer:
         )
         self._statistics = self._weighted(self._statistics, label, rows.forces)
         self._labels.append(label)
+        frame = np.eye(3) if deformation is None else deformation
         if energy is not None:
-            self._energy_rows.append((rows.energy, energy, lattice_sum.supercell.n_cells))
+            self._energies.append(
+                _IdealLabel(rows.energy, np.array(energy), supercell.n_cells, frame)
+            )
         if virial is not None:
-            self._virial_rows.append((rows.virial, virial, lattice_sum.supercell.n_cells))
+            self._virials.append(_IdealLabel(rows.virial, voigt(virial), supercell.n_cells, frame))
 
     def fit(self, version: int = 0, provenance: dict[str, str] | None = None) -> BayesianModel:
         """The model that all labels so far imply.
@@ -149,25 +184,36 @@ class Trainer:
             self._statistics = SufficientStatistics.empty(self.expansion.n_parameters)
             for label in self._labels:
                 self._statistics = self._weighted(self._statistics, label, label.force_rows())
-        offsets = [(e - row @ posterior.mean) / n for row, e, n in self._energy_rows]
+        ideal_virial = self._ideal_virial(posterior.mean)
+        offsets = [
+            label.rest_per_cell(posterior.mean)
+            + np.sum(ideal_virial * (label.deformation - np.eye(3)))
+            for label in self._energies
+        ]
         return BayesianModel(
             expansion=self.expansion,
             posterior=posterior,
             noise=noise,
             energy_per_cell=float(np.mean(offsets)) if offsets else 0.0,
-            virial_per_cell=self._ideal_virial(posterior.mean),
+            virial_per_cell=ideal_virial,
             n_labels=self.n_labels,
             version=version,
             provenance=provenance or {},
         )
 
     def _ideal_virial(self, parameters: FloatArray) -> FloatArray:
-        """Virial per cell that the expansion does not explain, made invariant by symmetry."""
-        if not self._virial_rows:
+        """Virial per cell that the expansion does not explain, made invariant by symmetry.
+
+        The ideal crystal's virial V shows as V F^T in a cell deformed by F; a least-squares
+        problem, which is the mean for labels in the reference cell.
+        """
+        if not self._virials:
             return np.zeros((3, 3))
-        rests = [(voigt(v) - rows @ parameters) / n for rows, v, n in self._virial_rows]
-        xx, yy, zz, yz, xz, xy = np.mean(rests, axis=0)
-        mean = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        shown = [voigt(_UNIT_TENSORS @ label.deformation.T).T for label in self._virials]
+        normal = sum((one.T @ one for one in shown), np.zeros((6, 6)))
+        rests = [label.rest_per_cell(parameters) for label in self._virials]
+        moments = sum((a.T @ rest for a, rest in zip(shown, rests, strict=True)), np.zeros(6))
+        mean = np.tensordot(np.linalg.solve(normal, moments), _UNIT_TENSORS, axes=1)
         turns = self._rotations
         invariant: FloatArray = np.einsum("gij,jk,glk->il", turns, mean, turns) / len(turns)
         return invariant
@@ -210,10 +256,11 @@ class Trainer:
         change = np.log(noise.weights(amplitudes) / before)
         return bool(np.ptp(change) < _SAME_WEIGHTS)
 
-    def _lattice_sum(self, matrix: IntArray) -> LatticeSum:
+    def _lattice_sums(self, matrix: IntArray) -> tuple[LatticeSum, StrainedSum]:
         key = matrix.tobytes()
         if key not in self._sums:
-            self._sums[key] = LatticeSum(self.expansion, Supercell(self.expansion.crystal, matrix))
+            plain = LatticeSum(self.expansion, Supercell(self.expansion.crystal, matrix))
+            self._sums[key] = plain, StrainedSum(plain)
         return self._sums[key]
 
 

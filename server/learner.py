@@ -147,13 +147,23 @@ class Learner:
         if self._force_field is None:
             return None
         try:
+            deformation = self._force_field.deformation(configuration.cell)
             assignment = assign_sites(
-                self.system.supercell, configuration.positions, None, self._maximum_displacement
+                self.system.supercell,
+                configuration.positions,
+                None,
+                self._maximum_displacement,
+                deformation,
             )
-            displacements = assignment.displacements(configuration.positions)
+            displacements = assignment.displacements(configuration.positions, deformation)[None]
         except ModelError:
             return None  # the label is committed all the same; learning it says what is wrong
-        result = self._force_field.predict(displacements[None], errors=False, virial=False)
+        if deformation is None:
+            result = self._force_field.predict(displacements, errors=False, virial=False)
+        else:
+            result = self._force_field.predict_strained(
+                deformation, displacements, errors=False, virial=False
+            )
         difference = assignment.to_user_order(result.forces[0]) - evaluation.forces
         return Prediction(
             energy=float(result.energies[0]),

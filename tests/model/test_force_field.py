@@ -188,11 +188,12 @@ def test_a_model_of_another_expansion_is_refused(laboratory) -> None:
         force_field.use(other)
 
 
-def test_a_changed_cell_is_refused_with_its_deviation(laboratory) -> None:
+def test_a_cell_that_is_strained_too_far_is_refused_with_its_strain(laboratory) -> None:
     force_field = laboratory.force_field("silicon")
     cell = force_field.supercell.lattice
-    force_field.check_cell(cell + 1e-5)
-    with pytest.raises(ModelError, match=r"0\.0200 Angstrom"):
-        force_field.check_cell(cell + 0.02)
+    assert force_field.deformation(cell + 1e-8) is None
+    np.testing.assert_allclose(force_field.deformation(1.02 * cell), 1.02 * np.eye(3), atol=1e-12)
+    with pytest.raises(ModelError, match=r"strained by up to 0\.060.*allowed 0\.05"):
+        force_field.deformation(1.06 * cell)
     with pytest.raises(ModelError):
-        force_field.check_cell(np.full((3, 3), np.nan))
+        force_field.deformation(np.full((3, 3), np.nan))

@@ -180,7 +180,7 @@ def test_structures_that_cannot_be_used_are_named(laboratory) -> None:
         fit_structures(expansion, [labelled(unlabelled, np.full((27, 3), np.nan))])
     with pytest.raises(ModelError, match=r"structure 0: .*not a supercell"):
         strained = structures[0].copy()
-        strained.set_cell(strained.cell[:] * 1.02, scale_atoms=True)
+        strained.set_cell(strained.cell[:] * 1.06, scale_atoms=True)
         fit_structures(expansion, [labelled(strained, np.ones((27, 3)))])
     with pytest.raises(ModelError, match="no labels"):
         fit_structures(expansion, [])

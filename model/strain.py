@@ -1,0 +1,205 @@
+"""Energy, forces and virial in cells near the reference, as derivatives of one function.
+
+The energy per supercell is a polynomial in the strain eta and in the displacements u from the
+sites of the strained ideal crystal (`strain_table` says which), so that each cell has its own
+polynomial in u, evaluated by the kernels of the reference cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from anharm.model.crystal import FloatArray, IntArray, Supercell
+from anharm.model.expansion import Expansion
+from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
+from anharm.model.program import Program
+from anharm.model.strain_kernels import (
+    effective_coefficients,
+    monomial_sums,
+    strain_gradient,
+    strain_gradient_by_term,
+)
+from anharm.model.strain_table import StrainTable, build_strain_table
+
+
+@dataclass(frozen=True)
+class StrainedValues:
+    """Energy, forces and virial of a batch of configurations in one strained cell.
+
+    Attributes
+    ----------
+    energies : (n_configurations,) float
+        eV.
+    forces : (n_configurations, n_atoms, 3) float
+        eV/Angstrom, of mean zero.
+    virials : (n_configurations, 3, 3) float or None
+        -dE/dstrain, symmetric, eV.
+    """
+
+    energies: FloatArray
+    forces: FloatArray
+    virials: FloatArray | None
+
+
+class StrainedSum:
+    """An expansion applied to one supercell whose cell may be strained.
+
+    Displacements are those from the sites of the strained ideal crystal; their mean is removed,
+    for in polar crystals the sum rules do not make the energy of a strained cell independent of
+    it. What only strained cells need is set up when the first of them comes.
+
+    Parameters
+    ----------
+    lattice_sum : LatticeSum
+        The expansion in the reference cell; design rows without a deformation are its own.
+    """
+
+    def __init__(self, lattice_sum: LatticeSum) -> None:
+        self._sum = lattice_sum
+        self._columns: tuple[bytes, Program] | None = None
+
+    @cached_property
+    def _table(self) -> StrainTable:
+        return build_strain_table(self.expansion)
+
+    @cached_property
+    def _forest(self) -> Program:
+        n_monomials = len(self._table.monomials.orders)
+        return Program.compile(self._table.monomials, csr_array(np.ones((n_monomials, 1))))
+
+    @property
+    def expansion(self) -> Expansion:
+        """The expansion about the reference crystal."""
+        return self._sum.expansion
+
+    @property
+    def supercell(self) -> Supercell:
+        """The unstrained supercell."""
+        return self._sum.supercell
+
+    @cached_property
+    def _forest_variables(self) -> IntArray:
+        forest = self._forest
+        columns = np.repeat(np.arange(len(forest.node_starts) - 1), np.diff(forest.node_starts))
+        variables: IntArray = forest.variables[forest.variable_starts[columns] + forest.node_slots]
+        return variables
+
+    def strengths(self, term_coefficients: FloatArray) -> FloatArray:
+        """What each contribution to a strained cell weighs, of the coefficients of all terms."""
+        return self._table.weights * term_coefficients[self._table.terms]
+
+    def evaluate(
+        self,
+        strengths: FloatArray,
+        deformation: FloatArray,
+        displacements: FloatArray,
+        virial: bool,
+    ) -> StrainedValues:
+        """Energy, forces and virial.
+
+        Parameters
+        ----------
+        strengths : (n_contributions,) float
+            Of `strengths`, once per model.
+        deformation : (3, 3) float
+            F = 1 + eta.
+        displacements : (n_configurations, n_atoms, 3) float
+            From the sites of the strained ideal crystal, Angstrom, in the supercell's order.
+        virial : bool
+            Whether to compute virials.
+        """
+        table = self._table
+        u = displacements - displacements.mean(axis=1, keepdims=True)
+        strains = table.strains(deformation - np.eye(3))
+        coefficients = np.empty(table.n_targets)
+        effective_coefficients(strengths, table.targets, table.factors, strains, coefficients)
+        polynomial = self._forest.with_coefficients(coefficients[:-1])
+        found = polynomial.evaluate(u, self._sum.body_atoms, virial=False)
+        energies = found.energies[0] + coefficients[-1] * self.supercell.n_cells
+        forces = found.forces[0] - found.forces[0].mean(axis=1, keepdims=True)
+        if not virial:
+            return StrainedValues(energies, forces, None)
+        virials = np.einsum("cai,caj->cij", forces, u)
+        gradient = np.empty(len(strains))
+        for index, one in enumerate(u):
+            sums = self._sums(one)
+            strain_gradient(strengths, table.targets, table.factors, strains, sums, gradient)
+            virials[index] -= gradient.reshape(-1, 3).T @ table.vectors @ deformation.T
+        return StrainedValues(energies, forces, (virials + virials.transpose(0, 2, 1)) / 2)
+
+    def _sums(self, displacements: FloatArray) -> FloatArray:
+        """(n_targets,) the sum over cells of every target in one configuration."""
+        forest = self._forest
+        by_node = np.empty(len(forest.depths))
+        monomial_sums(
+            forest.depths, self._forest_variables, displacements, self._sum.body_atoms, by_node
+        )
+        sums = np.empty(self._table.n_targets)
+        sums[forest.entry_terms] = by_node[forest.entry_nodes]
+        sums[-1] = self.supercell.n_cells
+        return sums
+
+    def force_rows(self, deformation: FloatArray | None, displacements: FloatArray) -> FloatArray:
+        """Force design rows (3 n_atoms, n_parameters) of one (n_atoms, 3) configuration."""
+        forces = self.unconstrained_forces(deformation, displacements[None])
+        return self.expansion.constrain(forces.reshape(len(forces), -1)).T
+
+    def unconstrained_forces(
+        self, deformation: FloatArray | None, displacements: FloatArray
+    ) -> FloatArray:
+        """Forces per symmetry-allowed parameter, before the sum rules.
+
+        Returns
+        -------
+        (n_unconstrained, n_configurations, n_atoms, 3) float
+        """
+        if deformation is None:
+            return self._sum.unconstrained_forces(displacements)
+        u = displacements - displacements.mean(axis=1, keepdims=True)
+        program = self._strained_columns(deformation)
+        forces = program.evaluate(u, self._sum.body_atoms, virial=False).forces
+        forces -= forces.mean(axis=2, keepdims=True)
+        return forces
+
+    def design_rows(self, deformation: FloatArray | None, displacements: FloatArray) -> DesignRows:
+        """Design rows of forces, energy and virial of one (n_atoms, 3) configuration."""
+        if deformation is None:
+            return self._sum.design_rows(displacements)
+        table, expansion = self._table, self.expansion
+        u = displacements - displacements.mean(axis=0)
+        forces = self.force_rows(deformation, u)
+        strains = table.strains(deformation - np.eye(3))
+        sums = self._sums(u)
+        gradient = np.empty((len(expansion.monomials.orders), 3, 3))
+        strain_gradient_by_term(
+            table.weights, table.terms, table.targets, table.factors, strains, table.vectors,
+            sums, gradient,
+        )  # fmt: skip
+        weights = expansion.monomial_weights.T
+        by_term = self._transformation(strains).T @ sums
+        energy = expansion.constrain((weights @ by_term)[:, None])[:, 0]
+        by_strain = voigt(gradient @ deformation.T)
+        virial = -expansion.constrain(weights @ by_strain).T
+        by_atom = forces.reshape(len(u), 3, -1)
+        virial += voigt(np.einsum("aip,aj->pij", by_atom, u)).T
+        return DesignRows(forces=forces, energy=energy, virial=virial)
+
+    def _transformation(self, strains: FloatArray) -> csr_array:
+        """(n_targets, n_terms) coefficients in the strained cell of those in the reference."""
+        table = self._table
+        values = table.weights * np.append(strains, 1.0)[table.factors].prod(axis=1)
+        shape = (table.n_targets, len(self.expansion.monomials.orders))
+        return csr_array((values, (table.targets, table.terms)), shape=shape)
+
+    def _strained_columns(self, deformation: FloatArray) -> Program:
+        """One column per symmetry-allowed parameter; that of the last cell is kept."""
+        key = deformation.tobytes()
+        if self._columns is None or self._columns[0] != key:
+            strains = self._table.strains(deformation - np.eye(3))
+            weights = self._transformation(strains)[:-1] @ self.expansion.monomial_weights
+            self._columns = (key, Program.compile(self._table.monomials, csr_array(weights)))
+        return self._columns[1]

@@ -1,0 +1,153 @@
+"""Compiled parts of the energy in strained cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from anharm.model.crystal import FloatArray, IntArray
+
+_MAXIMUM_ORDER = 8
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def effective_coefficients(
+    strengths: FloatArray,
+    targets: IntArray,
+    factors: IntArray,
+    strains: FloatArray,
+    coefficients: FloatArray,
+) -> None:
+    """Add strength times the product of the strain factors to each contribution's target.
+
+    Parameters
+    ----------
+    strengths : (n_contributions,) float
+    targets : (n_contributions,) int
+    factors : (n_contributions, n) int
+        Indices into `strains`, padded behind with -1.
+    strains : (n_strains,) float
+        Components of the strained vectors, Angstrom.
+    coefficients : (n_targets,) float
+        Result.
+    """
+    width = factors.shape[1]
+    coefficients[:] = 0.0
+    for index in range(len(targets)):
+        value = strengths[index]
+        for level in range(width):
+            if factors[index, level] < 0:
+                break
+            value *= strains[factors[index, level]]
+        coefficients[targets[index]] += value
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def strain_gradient(
+    strengths: FloatArray,
+    targets: IntArray,
+    factors: IntArray,
+    strains: FloatArray,
+    sums: FloatArray,
+    gradient: FloatArray,
+) -> None:
+    """Derivative of sum_target sums[target] * coefficients[target] by each of the strains.
+
+    The arguments are those of `effective_coefficients`; `sums` is (n_targets,), the result
+    `gradient` (n_strains,).
+    """
+    width = factors.shape[1]
+    before = np.empty(_MAXIMUM_ORDER)
+    gradient[:] = 0.0
+    for index in range(len(targets)):
+        value = strengths[index] * sums[targets[index]]
+        count = 0
+        while count < width and factors[index, count] >= 0:
+            before[count] = value
+            value *= strains[factors[index, count]]
+            count += 1
+        after = 1.0
+        for level in range(count - 1, -1, -1):
+            slot = factors[index, level]
+            gradient[slot] += before[level] * after
+            after *= strains[slot]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def strain_gradient_by_term(
+    weights: FloatArray,
+    terms: IntArray,
+    targets: IntArray,
+    factors: IntArray,
+    strains: FloatArray,
+    vectors: FloatArray,
+    sums: FloatArray,
+    gradient: FloatArray,
+) -> None:
+    """The same derivative by the strain itself, per unit coefficient of every term.
+
+    `terms` (n_contributions,) names the term of each contribution, `vectors` (n_vectors, 3) are
+    the unstrained ones; the result `gradient` is (n_terms, 3, 3).
+    """
+    width = factors.shape[1]
+    before = np.empty(_MAXIMUM_ORDER)
+    gradient[:] = 0.0
+    for index in range(len(targets)):
+        value = weights[index] * sums[targets[index]]
+        count = 0
+        while count < width and factors[index, count] >= 0:
+            before[count] = value
+            value *= strains[factors[index, count]]
+            count += 1
+        after = 1.0
+        for level in range(count - 1, -1, -1):
+            slot = factors[index, level]
+            vector, axis = divmod(slot, 3)
+            for other in range(3):
+                gradient[terms[index], axis, other] += (
+                    before[level] * after * vectors[vector, other]
+                )
+            after *= strains[slot]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def monomial_sums(
+    depths: IntArray,
+    node_variables: IntArray,
+    displacements: FloatArray,
+    body_atoms: IntArray,
+    sums: FloatArray,
+) -> None:
+    """Sum over all cells of every monomial of a forest, one configuration.
+
+    Parameters
+    ----------
+    depths, node_variables : (n_nodes,) int
+        The forest; a variable is body * 3 + axis.
+    displacements : (n_atoms, 3) float
+        Angstrom, in the supercell's order.
+    body_atoms : (n_bodies, n_cells) int
+    sums : (n_nodes,) float
+        Result, Angstrom to the power of the depth.
+    """
+    n_bodies, n_cells = body_atoms.shape
+    values = np.empty((n_bodies * 3, n_cells))
+    for body in range(n_bodies):
+        for cell in range(n_cells):
+            for axis in range(3):
+                values[body * 3 + axis, cell] = displacements[body_atoms[body, cell], axis]
+    products = np.ones((_MAXIMUM_ORDER, n_cells))
+    n_nodes = len(depths)
+    for node in range(n_nodes):
+        depth = depths[node]
+        factor, parent = values[node_variables[node]], products[depth - 1]
+        total = 0.0
+        if node + 1 < n_nodes and depths[node + 1] > depth:
+            product = products[depth]
+            for cell in range(n_cells):
+                product[cell] = parent[cell] * factor[cell]
+                total += product[cell]
+        else:
+            for cell in range(n_cells):
+                total += parent[cell] * factor[cell]
+        sums[node] = total

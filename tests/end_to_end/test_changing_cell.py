@@ -1,0 +1,57 @@
+"""Runs at constant pressure: i-PI changes the cell at every step."""
+
+import numpy as np
+from ase import Atoms
+
+from anharm.clients.calculators import make_calculator
+from anharm.model import LatticeCalculator, load_model
+
+BAROSTAT = (
+    "<barostat mode='isotropic'><tau units='femtosecond'> 50 </tau>"
+    "<thermostat mode='langevin'><tau units='femtosecond'> 50 </tau></thermostat></barostat>"
+)
+
+
+def constant_pressure(job, gigapascals: float) -> None:
+    job.edit(
+        "input.xml",
+        ("<dynamics mode='nvt'>", f"<dynamics mode='npt'>{BAROSTAT}"),
+        ("</ensemble>", f"<pressure units='gigapascal'> {gigapascals} </pressure></ensemble>"),
+        ("potential{electronvolt} ]", "potential{electronvolt}, volume{angstrom3} ]"),
+    )
+
+
+def test_a_run_at_constant_pressure_learns_while_the_cell_changes(job):
+    constant_pressure(job, 4.0)
+    job.set(training__audit_interval=60, training__window=100)
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    volumes = np.loadtxt(job.directory / "silicon.out")[:, 6]
+    assert len(volumes) == 31
+    assert volumes[-20:].mean() < 0.98 * volumes[0]  # the bulk modulus is 98 GPa
+
+    with job.record() as record:
+        models, labels = record.models(), list(record.labels())
+    requests = [label.request for label in labels]
+    strained = [one for one in requests if np.linalg.det(one.cell) < 0.99 * volumes[0]]
+    assert strained
+
+    # In the cell of the last label, forces and stress are the reference's, which the model has
+    # not seen for these displacements.
+    truth = Atoms(np.full(64, 14), strained[-1].positions, cell=strained[-1].cell, pbc=True)
+    truth.rattle(0.05, seed=0)
+    found = truth.copy()
+    truth.calc = make_calculator("tersoff-silicon")
+    found.calc = LatticeCalculator(load_model(job.directory / models[-1].path))
+    error = np.sqrt(np.mean((found.get_forces() - truth.get_forces()) ** 2))
+    assert error < 0.1 * np.std(truth.get_forces())
+    stress = truth.get_stress()
+    np.testing.assert_allclose(found.get_stress(), stress, atol=0.1 * np.abs(stress).max())
+
+
+def test_a_cell_that_leaves_the_reference_behind_stops_the_run_with_a_remedy(job):
+    constant_pressure(job, 40.0)
+    ended = job.run()
+    assert ended.code == 1
+    assert "is strained by up to" in ended.message
+    assert "train a model about a reference crystal nearer to it" in ended.message
