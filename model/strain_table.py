@@ -89,10 +89,10 @@ def build_strain_table(expansion: Expansion) -> StrainTable:
     for order in np.unique(table.orders):
         terms = np.flatnonzero(table.orders == order)
         for choice in product((False, True), repeat=int(order)):
-            if all(choice):
-                parts.append(_uniform_strain(expansion, terms, int(order)))
-            else:
+            if not all(choice):
                 parts.append(_partly_strained(expansion, terms, np.array(choice)))
+            elif order > 1:  # a force on a site does no work in a strain about that site
+                parts.append(_uniform_strain(expansion, terms, int(order)))
     starts = np.cumsum([0] + [len(part.vectors) for part in parts])
     factors = [
         np.where(part.factors >= 0, part.factors + 3 * start, -1)

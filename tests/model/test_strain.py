@@ -168,6 +168,27 @@ def test_forces_and_virial_are_derivatives_of_the_energy(laboratory, name: str, 
     assert -np.sum(found.virials[0] * strain) == pytest.approx(slope(strained), rel=1e-8)
 
 
+def test_forces_on_the_sites_of_an_unrelaxed_crystal_are_served_in_strained_cells(
+    laboratory,
+) -> None:
+    crystal = laboratory.crystal("tin selenide")
+    expansion = build_expansion(crystal, {2: 4.0, 3: 3.0}, first_order=True)
+    force_field = ForceField(
+        laboratory.random_model(expansion), laboratory.fitting_supercell(expansion)
+    )
+    u = random_displacements(force_field.supercell, 0.02, 1)
+    deformation = random_deformation(3)
+    found = force_field.predict_strained(deformation, u[None], errors=False)
+    direction = np.random.default_rng(4).standard_normal(u.shape)
+    direction -= direction.mean(axis=0)
+
+    def energy(step: float) -> float:
+        moved = (u + step * direction)[None]
+        return float(force_field.predict_strained(deformation, moved, errors=False).energies[0])
+
+    assert -slope(energy) == pytest.approx(np.sum(found.forces[0] * direction), rel=1e-7)
+
+
 @pytest.mark.parametrize("name", [*NAMES, "tin selenide", "magnesium"])
 def test_without_strain_the_reference_cell_answers(laboratory, name: str) -> None:
     force_field = with_ideal_virial(laboratory.force_field(name))
