@@ -478,8 +478,8 @@ ENVIRONMENT = {
 }
 
 
-@pytest.mark.skipif(shutil.which("pw.x") is None, reason="needs pw.x of Quantum ESPRESSO")
-def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path):
+def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path, require_program):
+    require_program("pw.x")
     folder = INPUTS / "silicon" / "qe8"
     atoms = read(folder / "pw.in", format="espresso-in")
     dispatcher = dispatch(time_limit=300)
@@ -507,9 +507,11 @@ def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path):
     assert clients[1].wait(PATIENCE) == 0
 
 
-@pytest.mark.skipif(shutil.which("pw.x") is None, reason="needs pw.x of Quantum ESPRESSO")
-def test_an_scf_that_does_not_converge_is_a_failed_attempt(dispatch, address, start, tmp_path):
+def test_an_scf_that_does_not_converge_is_a_failed_attempt(
+    dispatch, address, start, tmp_path, require_program
+):
     """pw.x breaks down then; the reason says where to look."""
+    require_program("pw.x")
     text = (INPUTS / "silicon" / "qe8" / "pw.in").read_text()
     limited = tmp_path / "pw.in"
     limited.write_text(text.replace("&ELECTRONS", "&ELECTRONS electron_maxstep = 2,"))
@@ -544,8 +546,8 @@ Si Si Si 3.0 1.0 1.7322 1.0039e5 16.218 -0.59826 0.78734 1.0999e-6
 """
 
 
-@pytest.mark.skipif(shutil.which("lmp") is None, reason="needs lmp of LAMMPS")
-def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path):
+def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path, require_program):
+    require_program("lmp")
     atoms = bulk("Si", a=5.432, cubic=True) * (2, 2, 2)
     write(tmp_path / "si.data", atoms, format="lammps-data")
     (tmp_path / "Si.tersoff").write_text(LAMMPS_TERSOFF)
@@ -567,8 +569,8 @@ def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path):
     lammps.wait(PATIENCE)
 
 
-@pytest.mark.skipif(shutil.which("abinit") is None, reason="needs abinit")
-def test_abinit_gets_its_own_geometry_first(dispatch, address, start, tmp_path):
+def test_abinit_gets_its_own_geometry_first(dispatch, address, start, tmp_path, require_program):
+    require_program("abinit")
     shutil.copy(INPUTS / "silicon" / "abinit8" / "run.abi", tmp_path)
     atoms = read(tmp_path / "run.abi", format="abinit-in")
     first = Configuration(np.array(atoms.cell), atoms.positions)
