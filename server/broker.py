@@ -213,11 +213,14 @@ class Broker:
         if message.model_version != self.learner.version:
             return [self._model_for(client)]
         self.n_lost += max(0, message.sequence - client.last_sequence - 1)
+        if message.sequence > client.last_sequence:
+            self._steps_since_label += 1
         client.last_sequence, client.may_repeat = message.sequence, False
         step = client.first_step + message.sequence
         decision = self._decide(client, step, message)
         self._note(client, step, message)
-        if decision.verdict == "budget" and self.phase != "converged":
+        is_spent = decision.verdict == "budget" and decision.rule != "audit"
+        if is_spent and self.phase != "converged":
             return self.stop(
                 "",
                 f"the budget of {self.settings.budget} labels is spent, and step {step} wants "
@@ -243,7 +246,6 @@ class Broker:
     def _note(self, client: LatticeClient, step: int, message: Observation) -> None:
         log = self.logs.setdefault(client.trajectory, ObservationLog(client.trajectory))
         log.add(self.record, step, message)
-        self._steps_since_label += 1
         self.history.observe(message.model_version, step, message.force_std_max)
 
     def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:

@@ -108,6 +108,14 @@ def test_a_budget_that_is_spent(job):
     assert job.output_steps()[-1] == 100
 
 
+def test_an_audit_beyond_the_budget_is_left_out(job):
+    job.set_steps(100)
+    job.set(training__budget=2, training__audit_interval=10, training__factor=1000.0)
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    assert job.n_labels() == 2
+
+
 def test_resuming_what_has_changed(job):
     job.set_steps(30)
     assert job.run().code == 0
