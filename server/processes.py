@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from anharm.errors import RunFailed
 
 _PARENT_DEATH_SIGNAL = 1  # prctl(PR_SET_PDEATHSIG), Linux
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 
@@ -138,6 +139,28 @@ class ManagedProcess:
         self._group_is_left = False
         with suppress(ProcessLookupError):  # nothing is left
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def interruptions_deferred() -> Iterator[None]:
+    """Hold back Ctrl-C and its like, so that a child that was started is known when they come.
+
+    Handlers are exchanged, since a blocked signal would still reach another thread (of a linear
+    algebra library, say) and interrupt Python's main thread all the same.
+    """
+    held: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda received, frame: held.append(received))
+        for number in _INTERRUPTIONS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(signal.Signals(held[0]))
 
 
 def _die_with_parent() -> None:

@@ -22,7 +22,11 @@ from anharm.server.preflight import (
     prepare_reference_directory,
     search_path,
 )
-from anharm.server.processes import ManagedProcess, wait_until_ended
+from anharm.server.processes import (
+    ManagedProcess,
+    interruptions_deferred,
+    wait_until_ended,
+)
 from anharm.server.record_database import FILE_NAME
 from anharm.wire.messages import Status, StatusRequest, decode, encode
 
@@ -63,18 +67,24 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None
     check_sockets_free(preparation)
     engine_input = prepare_directory(preparation, resume)
     supervisor = _Supervisor(preparation, engine_input, resume, show)
+    is_interrupted = False
     try:
         supervisor.run()
     except KeyboardInterrupt:
+        is_interrupted = True
         supervisor.interrupt()
-        again = f"`anharm run {configuration.path}"
-        if (configuration.run.directory / FILE_NAME).exists():
-            message = f"interrupted; all labels are kept, and {again} --resume` continues"
-        else:
-            message = f"interrupted before anything was computed; {again}` begins again"
-        raise Interrupted(message) from None
     finally:
         supervisor.end_all()
+    if is_interrupted:
+        raise _interrupted(configuration)
+
+
+def _interrupted(configuration: RunConfiguration) -> Interrupted:
+    """What to do next, told when no child can change it any more."""
+    again = f"`anharm run {configuration.path}"
+    if (configuration.run.directory / FILE_NAME).exists():
+        return Interrupted(f"interrupted; all labels are kept, and {again} --resume` continues")
+    return Interrupted(f"interrupted before anything was computed; {again}` begins again")
 
 
 class _Supervisor:
@@ -123,8 +133,9 @@ class _Supervisor:
         if name in ("broker", "client", "i-pi"):
             environment |= _ONE_THREAD
         log = self.directory / "logs" / f"{name}.log"
-        child = ManagedProcess(name, command, folder or self.directory, log, environment)
-        self.children.append(child)
+        with interruptions_deferred():
+            child = ManagedProcess(name, command, folder or self.directory, log, environment)
+            self.children.append(child)
         return child
 
     def _await_broker(self) -> None:
