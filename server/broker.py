@@ -9,11 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-import numpy as np
-
 from anharm.configuration import RunConfiguration
-from anharm.errors import AnharmError, ConfigurationError
-from anharm.model.crystal import FloatArray
+from anharm.errors import AnharmError
 from anharm.server.convergence import Convergence, assess_convergence
 from anharm.server.decision import (
     Decision,
@@ -22,12 +19,12 @@ from anharm.server.decision import (
     refitted,
 )
 from anharm.server.decision import Observation as DecisionInput
-from anharm.server.label_checks import check_label, has_virial
-from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
+from anharm.server.label_requests import LabelRequests
+from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import LatticeClient, labels_from_clients
-from anharm.server.learner import Learner, initial_configurations
+from anharm.server.learner import Learner
 from anharm.server.progress import ErrorHistory, ObservationLog
-from anharm.server.record import Answer, Record, Request
+from anharm.server.record import Record
 from anharm.wire.driver_protocol import Configuration
 from anharm.wire.messages import (
     PROTOCOL_VERSION,
@@ -79,11 +76,12 @@ class Broker:
         self.settings = configuration.training
         self.synchronous = configuration.run.mode == "synchronous"
         self.stop_when_converged = configuration.run.stop_when_converged
-        self.attempts = configuration.reference.attempts if configuration.reference else 1
         self.record = record
         self.learner = learner
         self.labelling = labelling
-        self.ideal = ideal
+        attempts = configuration.reference.attempts if configuration.reference else 1
+        self.labels = LabelRequests(record, learner, labelling, ideal, attempts)
+        self.n_atoms = len(ideal.positions)
         self.clients: dict[str, LatticeClient] = {}
         self.history = ErrorHistory.from_record(record)
         self.states = {
@@ -101,8 +99,6 @@ class Broker:
             ((s.last_step or 0) - (s.last_label_step or 0) for s in self.states.values()),
             default=0,
         )
-        self._unlabelled: set[int] = set()
-        self._tries: dict[int, int] = {}
         self._now = 0.0
 
     # Start
@@ -110,44 +106,10 @@ class Broker:
     def start(self) -> list[Reply]:
         """Ask for all labels that are still missing: the initial ones and interrupted ones."""
         settings = self.settings
-        positions = initial_configurations(
-            self.learner.system.supercell,
-            self.ideal.positions,
-            settings.initial_configurations,
-            settings.initial_displacement,
-            settings.seed,
+        self.labels.ask_initial(
+            settings.initial_configurations, settings.initial_displacement, settings.seed
         )
-        self._check_displacements(positions)
-        for number, displaced in enumerate(positions):
-            self.record.request_for(
-                displaced, self.ideal.cell, f"initial configuration {number + 1}"
-            )
-        for request in self.record.requests():
-            if request.state != "labelled":
-                self._submit(request)
         return self._refit_if_ready()
-
-    def _check_displacements(self, configurations: list[FloatArray]) -> None:
-        """Refuse initial configurations that cannot be learnt, before they cost anything."""
-        limit = self.learner.maximum_displacement
-        largest = max(
-            (float(np.linalg.norm(c - self.ideal.positions, axis=1).max()) for c in configurations),
-            default=0.0,
-        )
-        if largest > limit:
-            raise ConfigurationError(
-                f"training.initial_displacement = {self.settings.initial_displacement:g} Angstrom "
-                f"moves an atom by {largest:.3f} Angstrom, more than crystal.maximum_displacement "
-                f"= {limit:.3f} Angstrom allows: lower the one or raise the other"
-            )
-
-    def _submit(self, request: Request) -> None:
-        self._unlabelled.add(request.id)
-        self._tries[request.id] = self._tries.get(request.id, 0) + 1
-        self.record.start_attempt(request.id)
-        self.labelling.submit(
-            LabelRequest(request.id, Configuration(request.cell, request.positions))
-        )
 
     # Messages
 
@@ -236,7 +198,7 @@ class Broker:
 
     def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
         state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
-        taken = self.learner.n_labels + len(self._unlabelled)
+        taken = self.learner.n_labels + len(self.labels)
         seen = DecisionInput(step, message.force_std_max, message.model_version, taken)
         self.states[client.trajectory], decision = decide(state, seen, self.settings)
         if decision.verdict == "budget":
@@ -252,14 +214,11 @@ class Broker:
         decision, client.wanted = client.wanted, None
         if decision is None or message.sequence != client.last_sequence:
             raise BadMessage("a configuration that was not asked for")
-        positions = unpack_vectors(message.positions, len(self.ideal.positions))
+        positions = unpack_vectors(message.positions, self.n_atoms)
         cell = unpack_vectors(message.cell, 3)
-        reason = f"{decision.rule} at step {decision.step} of trajectory {decision.trajectory}"
-        request = self.record.request_for(positions, cell, reason, decision)
-        logger.info("label %d wanted: %s", request.id, reason)
+        request = self.labels.ask(positions, cell, decision)
         if request.state == "labelled":
             return [(client.address, Proceed(message.sequence))]
-        self._submit(request)
         if self.synchronous:
             client.waits_for = "label"
             return [(client.address, Waiting(self.waiting_for))]
@@ -283,47 +242,13 @@ class Broker:
 
     def receive_label(self, event: LabelReceived) -> list[Reply]:
         """Check a label, commit it, learn it, and give the new model to those who wait."""
-        request = self.record.request(event.request_id)
-        configuration = Configuration(request.cell, request.positions)
-        answer = Answer(
-            event.evaluation.energy,
-            event.evaluation.forces,
-            event.evaluation.virial if has_virial(event.evaluation) else None,
-            event.evaluation.extras,
-            event.client,
-            event.seconds,
-        )
-        reasons = check_label(configuration, event.evaluation, ideal=self.ideal)
-        if reasons:
-            return self._reject(request, answer, reasons)
-        prediction = self.learner.predict(configuration, event.evaluation)
-        label = self.record.add_label(request.id, answer, prediction=prediction)
-        if request.id in self._unlabelled:
-            self._unlabelled.discard(request.id)
-            self.learner.learn(label)
-        return self._refit_if_ready()
-
-    def _reject(self, request: Request, answer: Answer, reasons: list[str]) -> list[Reply]:
-        self.record.add_label(request.id, answer, accepted=False, reasons=reasons)
-        text = f"label {request.id} from {answer.client} was quarantined: {'; '.join(reasons)}"
-        logger.warning(text)
-        self.record.log(text, "warning")
-        tries = self._tries[request.id]
-        if tries < self.attempts:
-            self._submit(request)
-            return []
-        self.record.set_request_state(request.id, "quarantined")
-        return self.stop(
-            "",
-            f"{text} (attempt {tries} of {self.attempts}). The answers are kept in the record; "
-            "look at the reference's own output (logs/reference-1.log in the run directory, if "
-            "`anharm run` started it), put right what is wrong, and continue with --resume",
-        )
+        failure = self.labels.receive(event)
+        return self.stop("", failure) if failure else self._refit_if_ready()
 
     def _refit_if_ready(self) -> list[Reply]:
         """Refit when labels are new, but wait for all initial ones before the first model."""
         if self.phase == "initial labels":
-            if self._unlabelled:
+            if self.labels:
                 return []
             self.phase = "converged" if self.has_converged else "training"
         if not self.learner.is_current:
@@ -337,7 +262,7 @@ class Broker:
 
     def _judge(self) -> list[Reply]:
         """Declare convergence, once, from what has been observed."""
-        if self.phase != "training" or self._steps_since_label % 10 or self._unlabelled:
+        if self.phase != "training" or self._steps_since_label % 10 or self.labels:
             return []
         refits = self.history.refits(max(1, self.settings.minimum_interval))
         self.convergence = assess_convergence(refits, self._steps_since_label, self.settings)
@@ -412,17 +337,15 @@ class Broker:
     @property
     def waiting_for(self) -> str:
         """What the run waits for, in words; empty when it waits for nothing."""
-        if not self._unlabelled:
+        if not self.labels:
             return "" if self.clients else "a lattice client"
         is_initial = self.phase == "initial labels"
-        return labels_from_clients(
-            len(self._unlabelled), is_initial, self.labelling.number_of_clients
-        )
+        return labels_from_clients(len(self.labels), is_initial, self.labelling.number_of_clients)
 
     @property
     def n_pending(self) -> int:
         """Labels asked for and not received."""
-        return len(self._unlabelled)
+        return len(self.labels)
 
     def _status(self, address: bytes, message: StatusRequest) -> list[Reply]:
         replies = self.stop(message.stop, "") if message.stop else []
@@ -433,7 +356,7 @@ class Broker:
             waiting_for=self.waiting_for,
             steps=self.n_steps,
             labels=self.learner.n_labels,
-            pending=len(self._unlabelled),
+            pending=len(self.labels),
             model_version=self.learner.version,
             error=float(state.errors[-1]) if state is not None and has_errors else -1.0,
             average_error=float(state.mean_error or 0.0) if state and has_errors else -1.0,

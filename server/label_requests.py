@@ -1,0 +1,146 @@
+"""Labels on their way: asked for once, checked, committed, and learnt.
+
+A label is in the record before anything uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from anharm.errors import ConfigurationError
+from anharm.model.crystal import FloatArray
+from anharm.server.decision import Decision
+from anharm.server.label_checks import check_label, has_virial
+from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
+from anharm.server.learner import Learner, initial_configurations
+from anharm.server.record import Answer, Record, Request
+from anharm.wire.driver_protocol import Configuration
+
+logger = logging.getLogger(__name__)
+
+
+class LabelRequests:
+    """The labels that a run waits for.
+
+    Parameters
+    ----------
+    record : Record
+    learner : Learner
+    labelling : LabellingServer
+        Started by the caller.
+    ideal : Configuration
+        The ideal supercell, its atoms in the order of the i-PI input.
+    attempts : int
+        Tries per label, also when an answer fails its checks.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        learner: Learner,
+        labelling: LabellingServer,
+        ideal: Configuration,
+        attempts: int,
+    ) -> None:
+        self.record = record
+        self.learner = learner
+        self.labelling = labelling
+        self.ideal = ideal
+        self.attempts = attempts
+        self._pending: set[int] = set()
+        self._tries: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._pending
+
+    def ask_initial(self, number: int, displacement: float, seed: int) -> None:
+        """Ask for all labels that are still missing: the initial ones and interrupted ones."""
+        configurations = initial_configurations(
+            self.learner.system.supercell, self.ideal.positions, number, displacement, seed
+        )
+        self._check_displacements(configurations, displacement)
+        for index, displaced in enumerate(configurations, start=1):
+            self.record.request_for(displaced, self.ideal.cell, f"initial configuration {index}")
+        for request in self.record.requests():
+            if request.state != "labelled":
+                self._submit(request)
+
+    def _check_displacements(self, configurations: list[FloatArray], displacement: float) -> None:
+        """Refuse initial configurations that cannot be learnt, before they cost anything."""
+        limit = self.learner.maximum_displacement
+        largest = max(
+            (float(np.linalg.norm(c - self.ideal.positions, axis=1).max()) for c in configurations),
+            default=0.0,
+        )
+        if largest > limit:
+            raise ConfigurationError(
+                f"training.initial_displacement = {displacement:g} Angstrom moves an atom by "
+                f"{largest:.3f} Angstrom, more than crystal.maximum_displacement = {limit:.3f} "
+                "Angstrom allows: lower the one or raise the other"
+            )
+
+    def ask(self, positions: FloatArray, cell: FloatArray, decision: Decision) -> Request:
+        """Ask for the label of a configuration, unless it is there or on its way already."""
+        reason = f"{decision.rule} at step {decision.step} of trajectory {decision.trajectory}"
+        request = self.record.request_for(positions, cell, reason, decision)
+        logger.info("label %d wanted: %s", request.id, reason)
+        if request.state != "labelled" and request.id not in self:
+            self._submit(request)
+        return request
+
+    def _submit(self, request: Request) -> None:
+        self._pending.add(request.id)
+        self._tries[request.id] = self._tries.get(request.id, 0) + 1
+        self.record.start_attempt(request.id)
+        self.labelling.submit(
+            LabelRequest(request.id, Configuration(request.cell, request.positions))
+        )
+
+    def receive(self, event: LabelReceived) -> str:
+        """Check a label, commit and learn it.
+
+        Returns
+        -------
+        str
+            Why the run cannot go on; empty if it can.
+        """
+        request = self.record.request(event.request_id)
+        configuration = Configuration(request.cell, request.positions)
+        answer = Answer(
+            event.evaluation.energy,
+            event.evaluation.forces,
+            event.evaluation.virial if has_virial(event.evaluation) else None,
+            event.evaluation.extras,
+            event.client,
+            event.seconds,
+        )
+        reasons = check_label(configuration, event.evaluation, ideal=self.ideal)
+        if reasons:
+            return self._reject(request, answer, reasons)
+        prediction = self.learner.predict(configuration, event.evaluation)
+        label = self.record.add_label(request.id, answer, prediction=prediction)
+        if request.id in self._pending:
+            self._pending.discard(request.id)
+            self.learner.learn(label)
+        return ""
+
+    def _reject(self, request: Request, answer: Answer, reasons: list[str]) -> str:
+        self.record.add_label(request.id, answer, accepted=False, reasons=reasons)
+        text = f"label {request.id} from {answer.client} was quarantined: {'; '.join(reasons)}"
+        logger.warning(text)
+        self.record.log(text, "warning")
+        tries = self._tries[request.id]
+        if tries < self.attempts:
+            self._submit(request)
+            return ""
+        self.record.set_request_state(request.id, "quarantined")
+        return (
+            f"{text} (attempt {tries} of {self.attempts}). The answers are kept in the record; "
+            "look at the reference's own output (logs/reference-1.log in the run directory, if "
+            "`anharm run` started it), put right what is wrong, and continue with --resume"
+        )
