@@ -7,19 +7,18 @@ is known by the content of its configuration, so none is computed twice.
 import json
 import logging
 import platform
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from anharm.server.decision import Decision
-from anharm.server.record_database import Database, create_database, open_database
+from anharm.server.record_database import create_database, insert, open_database
 from anharm.server.record_export import write_extended_xyz
+from anharm.server.record_observations import ObservationRecord
 from anharm.server.record_schema import (
     Answer,
     Event,
@@ -30,9 +29,7 @@ from anharm.server.record_schema import (
     Request,
     RequestState,
     content_hash,
-    decode_observations,
     encode_array,
-    encode_observations,
     label_from_row,
     request_from_row,
 )
@@ -54,14 +51,11 @@ logger = logging.getLogger(__name__)
 _SOFTWARE = ("anharm", "ipi", "numpy", "scipy", "ase", "spglib")
 
 
-class Record:
+class Record(ObservationRecord):
     """The record in a run's directory; use `Record.open`.
 
     Methods raise RunFailed where the file cannot be read or written.
     """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     @classmethod
     def open(
@@ -92,8 +86,8 @@ class Record:
             If it cannot be used, or another broker holds it.
         """
         if not create:
-            return cls(open_database(Path(directory), read_only))
-        record = cls(create_database(Path(directory)))
+            return cls(open_database(Path(directory), read_only), is_writer=not read_only)
+        record = cls(create_database(Path(directory)), is_writer=True)
         record.set_metadata({**_software(), "created": repr(time.time()), **(metadata or {})})
         return record
 
@@ -115,6 +109,7 @@ class Record:
 
     def close(self) -> None:
         """Close the record and let another broker have it."""
+        super().close()
         self._database.close()
 
     # What the run is
@@ -131,7 +126,7 @@ class Record:
     def log(self, text: str, level: str = "info") -> None:
         """Add a line to the run's log."""
         with self._database.transaction(durable=False) as connection:
-            _insert(connection, "events", time=time.time(), level=level, text=text)
+            insert(connection, "events", time=time.time(), level=level, text=text)
 
     def events(self, after: float = 0.0) -> list[Event]:
         """Return the log's lines later than a time (seconds since 1970), oldest first."""
@@ -145,7 +140,7 @@ class Record:
     def add_decision(self, decision: Decision) -> int:
         """Store a decision and return its id."""
         with self._database.transaction(durable=False) as connection:
-            return _insert(connection, "decisions", **decision.__dict__, created=time.time())
+            return insert(connection, "decisions", **decision.__dict__, created=time.time())
 
     def decisions(self) -> list[Decision]:
         """Return all stored decisions in their order."""
@@ -187,10 +182,10 @@ class Record:
             query = "SELECT * FROM requests WHERE content_hash = ?"
             row = connection.execute(query, (key,)).fetchone()
             if row is None:
-                decision_id = decision and _insert(
+                decision_id = decision and insert(
                     connection, "decisions", **decision.__dict__, created=now
                 )
-                _insert(
+                insert(
                     connection,
                     "requests",
                     content_hash=key,
@@ -288,7 +283,7 @@ class Record:
             if row is not None:
                 logger.info("request %d has its label already; another is dropped", request_id)
                 return label_from_row(dict(row), request)
-            label_id = _insert(
+            label_id = insert(
                 connection,
                 "labels",
                 request_id=request_id,
@@ -338,12 +333,12 @@ class Record:
         """
         return write_extended_xyz(path, self.labels(), symbols)
 
-    # Models, observations and the states of trajectories
+    # Models
 
     def add_model(self, model: ModelVersion) -> None:
         """Store a model version, which must be new."""
         with self._database.transaction() as connection:
-            _insert(
+            insert(
                 connection,
                 "models",
                 version=model.version,
@@ -368,62 +363,6 @@ class Record:
             )
             for row in rows
         ]
-
-    def add_observations(
-        self, observations: Observations, state: Mapping[str, Any] | None = None
-    ) -> None:
-        """Store consecutive steps and, in the same transaction, the trajectory's state."""
-        content = encode_observations(observations)
-        with self._database.transaction(durable=False) as connection:
-            _insert(
-                connection,
-                "observations",
-                trajectory=observations.trajectory,
-                first_step=observations.first_step,
-                count=len(observations.maximum),
-                content=content,
-            )
-            if state is not None:
-                _store_state(connection, observations.trajectory, state)
-
-    def observations(self, trajectory: str | None = None) -> Iterator[Observations]:
-        """Iterate over the stored chunks of one trajectory or of all, in their order."""
-        condition, values = (
-            ("", ()) if trajectory is None else ("WHERE trajectory = ?", (trajectory,))
-        )
-        statement = (
-            f"SELECT trajectory, first_step, count, content FROM observations {condition} "  # noqa: S608
-            "ORDER BY trajectory, first_step, id"
-        )
-        for row in self._database.rows(statement, values):
-            yield decode_observations(**row)
-
-    def set_trajectory_state(self, trajectory: str, state: Mapping[str, Any]) -> None:
-        """Store what a trajectory needs to go on: plain numbers, strings and lists."""
-        with self._database.transaction(durable=False) as connection:
-            _store_state(connection, trajectory, state)
-
-    def trajectory_states(self) -> dict[str, dict[str, Any]]:
-        """Return the stored states by trajectory."""
-        rows = self._database.rows("SELECT trajectory, state FROM trajectories")
-        return {row["trajectory"]: json.loads(row["state"]) for row in rows}
-
-
-def _insert(connection: sqlite3.Connection, table: str, **values: object) -> int:
-    """Insert a row; table and columns are names of ours, never of a peer."""
-    columns, marks = ", ".join(values), ", ".join("?" * len(values))
-    cursor = connection.execute(
-        f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608
-        tuple(values.values()),
-    )
-    return int(cursor.lastrowid or 0)
-
-
-def _store_state(connection: sqlite3.Connection, trajectory: str, state: Mapping[str, Any]) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO trajectories VALUES (?, ?, ?)",
-        (trajectory, json.dumps(dict(state)), time.time()),
-    )
 
 
 def _software() -> dict[str, str]:

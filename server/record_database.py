@@ -198,3 +198,13 @@ def _lock(directory: Path) -> IO[str]:
     file.write(f"{os.getpid()} on {os.uname().nodename} since {time.ctime()}\n")
     file.flush()
     return file
+
+
+def insert(connection: sqlite3.Connection, table: str, **values: object) -> int:
+    """Insert a row and return its id; table and columns are names of ours, never of a peer."""
+    columns, marks = ", ".join(values), ", ".join("?" * len(values))
+    cursor = connection.execute(
+        f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608
+        tuple(values.values()),
+    )
+    return int(cursor.lastrowid or 0)

@@ -1,0 +1,150 @@
+"""The journal of observations: each is in a file before it is answered, at a few microseconds.
+
+A record is appended with one `write`, without waiting for the disk: what the kernel has survives
+the death of the process, and `sync`, called about once per second, bounds what a loss of power
+can take. The record's database takes over many entries at once, and the journal begins again.
+
+Layout of an entry, little-endian: length of the rest (uint16), CRC-32 of the rest (uint32), then
+number and step (uint64), configuration (8 bytes), maximum, mean, rms (float32), energy (float64),
+model version (uint32), and the trajectory's name in UTF-8. A frame that was cut off ends the
+journal; what follows a damaged one is not trusted.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+JOURNAL_NAME = "observations.journal"
+CONFIGURATION_BYTES = 8
+
+_FRAME = struct.Struct("<HI")
+_ENTRY = struct.Struct(f"<QQ{CONFIGURATION_BYTES}sfffdI")
+LARGEST_NAME = 1024  # bytes of a trajectory's name
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """One evaluation as the record keeps it.
+
+    Attributes
+    ----------
+    number : int
+        Counts the evaluations of a run, repeated ones included.
+    trajectory : str
+    step : int
+    configuration : bytes
+        Digest of the configuration that was evaluated.
+    maximum, mean, rms : float
+        Bayesian force errors, eV/Angstrom, to single precision.
+    energy : float
+        eV.
+    model_version : int
+    """
+
+    number: int
+    trajectory: str
+    step: int
+    configuration: bytes
+    maximum: float
+    mean: float
+    rms: float
+    energy: float
+    model_version: int
+
+    def encode(self) -> bytes:
+        """One frame."""
+        content = (
+            _ENTRY.pack(
+                self.number,
+                self.step,
+                self.configuration,
+                self.maximum,
+                self.mean,
+                self.rms,
+                self.energy,
+                self.model_version,
+            )
+            + self.trajectory.encode()
+        )
+        return _FRAME.pack(len(content), crc32(content)) + content
+
+
+class ObservationJournal:
+    """The journal of the process that writes it.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is not there. What a kill has cut off at its end is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.entries, length = read_journal(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.ftruncate(self._file, length)
+        self._is_synced = False
+
+    def append(self, entry: JournalEntry) -> None:
+        """Write an entry; the death of this process does not lose it any more.
+
+        Raises
+        ------
+        OSError
+            If there is no room; the entry is not in the journal then.
+        """
+        frame = entry.encode()
+        start = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            written = os.write(self._file, frame)
+            if written < len(frame):
+                os.write(self._file, frame[written:])  # says why there is no room
+        except OSError:
+            os.ftruncate(self._file, start)
+            raise
+        self.entries.append(entry)
+        self._is_synced = False
+
+    def sync(self) -> None:
+        """Wait until the disk has all entries; a loss of power does not lose them any more."""
+        if not self._is_synced:
+            os.fsync(self._file)
+            self._is_synced = True
+
+    def clear(self) -> None:
+        """Begin again; the entries are elsewhere now."""
+        os.ftruncate(self._file, 0)
+        self.entries = []
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_journal(path: Path) -> tuple[list[JournalEntry], int]:
+    """Return the whole entries of a journal and the number of bytes that they take."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    entries: list[JournalEntry] = []
+    end = 0
+    while (entry := _entry_at(content, end)) is not None:
+        entries.append(entry[0])
+        end = entry[1]
+    return entries, end
+
+
+def _entry_at(content: bytes, start: int) -> tuple[JournalEntry, int] | None:
+    """The entry that begins at a byte and where it ends; None if it is not whole."""
+    if len(content) < start + _FRAME.size:
+        return None
+    length, checksum = _FRAME.unpack_from(content, start)
+    start += _FRAME.size
+    body = content[start : start + length]
+    if not _ENTRY.size < length <= len(body) or crc32(body) != checksum:
+        return None
+    number, step, configuration, *numbers = _ENTRY.unpack_from(body)
+    name = body[_ENTRY.size :].decode()
+    return JournalEntry(number, name, step, configuration, *numbers), start + length

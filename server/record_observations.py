@@ -1,0 +1,272 @@
+"""The part of the record that grows with every step: observations and the states they lead to.
+
+Every evaluation is in the journal before it is answered. From time to time the journal is folded:
+its entries become compressed columns of consecutive steps, and the states of the trajectories are
+stored with them in one transaction. A step that is evaluated again (the same configuration, by a
+newer model or by a client that came back) is stored again; the last evaluation counts.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from anharm.server.observation_journal import (
+    JOURNAL_NAME,
+    JournalEntry,
+    ObservationJournal,
+    read_journal,
+)
+from anharm.server.record_database import Database, insert, translated
+from anharm.server.record_schema import Observations, decode_observations, encode_observations
+
+_FOLDED = "observations_folded"  # the number of the last evaluation in the database
+LARGEST_JOURNAL = 4096  # entries; about 64 bytes each
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Consecutive steps of a trajectory, in the database or in the journal."""
+
+    first_step: int
+    count: int
+    content: bytes | Observations
+
+    def until(self, trajectory: str, step: int | None) -> Observations:
+        """The observations of the steps before another one, which is evaluated again later."""
+        observations = (
+            self.content
+            if isinstance(self.content, Observations)
+            else decode_observations(trajectory, self.first_step, self.count, self.content)
+        )
+        count = self.count if step is None else min(self.count, step - self.first_step)
+        if count == self.count:
+            return observations
+        columns = ("maximum", "mean", "rms", "energy", "model_version")
+        return replace(observations, **{c: getattr(observations, c)[:count] for c in columns})
+
+
+class ObservationRecord:
+    """Observations and trajectories of a record; `Record` adds the rest.
+
+    Parameters
+    ----------
+    database : Database
+    is_writer : bool
+        Whether this process writes the journal.
+    """
+
+    def __init__(self, database: Database, is_writer: bool) -> None:
+        self._database = database
+        self._journal_path = database.path.parent / JOURNAL_NAME
+        self._journal: ObservationJournal | None = None
+        self._last_number = self._folded()
+        if is_writer:
+            with translated(self._journal_path):
+                self._journal = ObservationJournal(self._journal_path)
+            if not self.unfolded():
+                self._journal.clear()  # folded, but killed before it began again
+            else:
+                self._last_number = self._journal.entries[-1].number
+
+    def _folded(self) -> int:
+        rows = self._database.rows("SELECT value FROM run WHERE key = ?", (_FOLDED,))
+        return int(rows[0]["value"]) if rows else 0
+
+    # One evaluation after the other
+
+    def observe(
+        self,
+        trajectory: str,
+        step: int,
+        configuration: bytes,
+        errors: tuple[float, float, float],
+        energy: float,
+        model_version: int,
+    ) -> None:
+        """Keep an evaluation; when this returns, the death of this process cannot lose it.
+
+        Parameters
+        ----------
+        trajectory : str
+        step : int
+            That of the last evaluation, if it is repeated, or a later one.
+        configuration : bytes
+            Digest of the configuration.
+        errors : tuple of three floats
+            Maximum, mean and rms of the force errors, eV/Angstrom.
+        energy : float
+            eV.
+        model_version : int
+        """
+        number = self._last_number + 1
+        entry = JournalEntry(
+            number, trajectory, step, configuration, *errors, energy, model_version
+        )
+        with translated(self._journal_path):
+            self._writer.append(entry)
+        self._last_number = number
+
+    @property
+    def _writer(self) -> ObservationJournal:
+        if self._journal is None:
+            raise ValueError("a record that was opened for reading")
+        return self._journal
+
+    @property
+    def n_unfolded(self) -> int:
+        """Evaluations in the journal."""
+        return len(self._writer.entries)
+
+    def unfolded(self) -> list[JournalEntry]:
+        """Return the evaluations that are in the journal only, oldest first."""
+        if self._journal is not None:
+            entries = self._journal.entries
+        else:
+            with translated(self._journal_path):
+                entries, _ = read_journal(self._journal_path)
+        folded = self._folded()
+        return [entry for entry in entries if entry.number > folded]
+
+    def sync(self) -> None:
+        """Make all evaluations survive a loss of power."""
+        with translated(self._journal_path):
+            self._writer.sync()
+
+    def fold(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Store what is in the journal, and the states of the trajectories that it leads to."""
+        entries = self.unfolded()
+        with self._database.transaction() as connection:
+            for chunk in _columns(entries):
+                _insert_chunk(connection, chunk)
+            for trajectory, state in states.items():
+                _store_state(connection, trajectory, state)
+            connection.execute(
+                "INSERT OR REPLACE INTO run VALUES (?, ?)", (_FOLDED, str(self._last_number))
+            )
+        with translated(self._journal_path):
+            self._writer.clear()
+
+    # Columns
+
+    def add_observations(
+        self, observations: Observations, state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Store consecutive steps and, in the same transaction, the trajectory's state."""
+        with self._database.transaction(durable=False) as connection:
+            _insert_chunk(connection, observations)
+            if state is not None:
+                _store_state(connection, observations.trajectory, state)
+
+    def observations(self, trajectory: str | None = None) -> Iterator[Observations]:
+        """Iterate over the steps of one trajectory or of all, in their order, each step once.
+
+        Of a step that was evaluated several times, the last evaluation counts. What is still in
+        the journal comes as well.
+        """
+        names = self._trajectories() if trajectory is None else [trajectory]
+        for name in names:
+            chunks = self._chunks(name)
+            ends = [*(chunk.first_step for chunk in chunks[1:]), None]
+            for chunk, step in zip(chunks, ends, strict=False):
+                observations = chunk.until(name, step)
+                if len(observations.maximum):
+                    yield observations
+
+    def _trajectories(self) -> list[str]:
+        rows = self._database.rows("SELECT DISTINCT trajectory FROM observations")
+        return sorted({row["trajectory"] for row in rows} | {e.trajectory for e in self.unfolded()})
+
+    def _chunks(self, trajectory: str) -> list[_Chunk]:
+        # The journal first: what is folded meanwhile is then seen twice rather than not at all.
+        entries = [entry for entry in self.unfolded() if entry.trajectory == trajectory]
+        rows = self._database.rows(
+            "SELECT first_step, count, content FROM observations WHERE trajectory = ? "
+            "ORDER BY first_step, id",
+            (trajectory,),
+        )
+        held = [_Chunk(c.first_step, len(c.maximum), c) for c in _columns(entries)]
+        return [*(_Chunk(**row) for row in rows), *held]
+
+    def last_errors(self, trajectory: str, window: int) -> np.ndarray:
+        """Return the maximum errors of the last folded steps (eV/A), shape (at most window,)."""
+        found: list[np.ndarray] = []
+        step = None
+        for row in self._database.rows(
+            "SELECT first_step, count, content FROM observations WHERE trajectory = ? "
+            "ORDER BY first_step DESC, id DESC LIMIT ?",
+            (trajectory, 2 * window + 2),
+        ):
+            chunk = _Chunk(**row)
+            found.insert(0, chunk.until(trajectory, step).maximum)
+            step = chunk.first_step
+            if sum(map(len, found)) >= window:
+                break
+        errors = np.concatenate([np.empty(0), *found])
+        return errors[len(errors) - min(window, len(errors)) :].astype(float)
+
+    # Trajectories
+
+    def set_trajectory_state(self, trajectory: str, state: Mapping[str, Any]) -> None:
+        """Store what a trajectory needs to go on: plain numbers, strings and lists."""
+        with self._database.transaction(durable=False) as connection:
+            _store_state(connection, trajectory, state)
+
+    def trajectory_states(self) -> dict[str, dict[str, Any]]:
+        """Return the states by trajectory, as stored when the journal was folded last."""
+        rows = self._database.rows("SELECT trajectory, state FROM trajectories")
+        return {row["trajectory"]: json.loads(row["state"]) for row in rows}
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+
+def _columns(entries: Sequence[JournalEntry]) -> list[Observations]:
+    """Entries as columns: one object per trajectory and run of consecutive steps."""
+    found = []
+    for trajectory, group in groupby(
+        sorted(entries, key=lambda e: (e.trajectory, e.number)), key=lambda e: e.trajectory
+    ):
+        last = {entry.step: entry for entry in group}  # the last evaluation of each step
+        steps = sorted(last)
+        starts = [i for i, step in enumerate(steps) if i == 0 or step != steps[i - 1] + 1]
+        for start, end in zip(starts, [*starts[1:], len(steps)], strict=True):
+            part = [last[step] for step in steps[start:end]]
+            found.append(
+                Observations(
+                    trajectory,
+                    steps[start],
+                    maximum=np.array([e.maximum for e in part], "<f4"),
+                    mean=np.array([e.mean for e in part], "<f4"),
+                    rms=np.array([e.rms for e in part], "<f4"),
+                    energy=np.array([e.energy for e in part], "<f8"),
+                    model_version=np.array([e.model_version for e in part], "<i4"),
+                )
+            )
+    return found
+
+
+def _insert_chunk(connection: sqlite3.Connection, observations: Observations) -> None:
+    insert(
+        connection,
+        "observations",
+        trajectory=observations.trajectory,
+        first_step=observations.first_step,
+        count=len(observations.maximum),
+        content=encode_observations(observations),
+    )
+
+
+def _store_state(connection: sqlite3.Connection, trajectory: str, state: Mapping[str, Any]) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO trajectories VALUES (?, ?, ?)",
+        (trajectory, json.dumps(dict(state)), time.time()),
+    )

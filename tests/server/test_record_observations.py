@@ -1,0 +1,219 @@
+"""Observations survive the death of the process that took them, to the last one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anharm.errors import RunFailed
+from anharm.server.observation_journal import (
+    JOURNAL_NAME,
+    JournalEntry,
+    ObservationJournal,
+    read_journal,
+)
+from anharm.server.record import Record
+
+single = st.floats(0, 2.0**20, width=32, allow_subnormal=False)
+ENTRIES = st.lists(
+    st.builds(
+        JournalEntry,
+        number=st.integers(0, 2**64 - 1),
+        trajectory=st.text(min_size=1, max_size=30).filter(lambda t: t.isprintable()),
+        step=st.integers(0, 2**63),
+        configuration=st.binary(min_size=8, max_size=8),
+        maximum=single,
+        mean=single,
+        rms=single,
+        energy=st.floats(-1e9, 1e9, allow_subnormal=False),
+        model_version=st.integers(0, 2**31),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def observe(record: Record, step: int, error: float, trajectory: str = "a", version: int = 1):
+    record.observe(trajectory, step, b"%8d" % step, (error, error / 2, error / 4), -error, version)
+
+
+def stored(record: Record, trajectory: str | None = None) -> list[tuple[str, int, float]]:
+    return [
+        (chunk.trajectory, int(step), float(error))
+        for chunk in record.observations(trajectory)
+        for step, error in zip(chunk.steps, chunk.maximum, strict=True)
+    ]
+
+
+@pytest.fixture
+def record(tmp_path):
+    with Record.open(tmp_path, create=True) as record:
+        yield record
+
+
+@settings(max_examples=50, deadline=None)
+@given(entries=ENTRIES, cut=st.integers(0, 10_000))
+def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, entries, cut):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    journal = ObservationJournal(path)
+    ends = []
+    for entry in entries:
+        journal.append(entry)
+        ends.append(path.stat().st_size)
+    journal.close()
+    assert read_journal(path)[0] == entries
+    cut = min(cut, ends[-1])
+    os.truncate(path, cut)
+    whole = [entry for entry, end in zip(entries, ends, strict=True) if end <= cut]
+    again = ObservationJournal(path)
+    assert again.entries == whole
+    again.append(entries[-1])
+    again.close()
+    assert read_journal(path)[0] == [*whole, entries[-1]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(entries=ENTRIES, place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_damaged_entry_is_not_believed(tmp_path_factory, entries, place, flip):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    content = bytearray(b"".join(entry.encode() for entry in entries))
+    content[int(place * len(content))] ^= flip
+    path.write_bytes(content)
+    read, _ = read_journal(path)
+    assert len(read) < len(entries)
+    assert read == entries[: len(read)]
+
+
+def test_every_observation_is_there_at_once_also_for_a_reader(record, tmp_path):
+    for step in range(5):
+        observe(record, step, step + 1.0)
+    with Record.open(tmp_path, read_only=True) as reader:
+        assert stored(reader) == [("a", step, step + 1.0) for step in range(5)]
+        record.fold({"a": {"last_step": 4}})
+        observe(record, 5, 6.0)
+        assert stored(reader) == [("a", step, step + 1.0) for step in range(6)]
+        assert reader.trajectory_states() == {"a": {"last_step": 4}}
+    assert (tmp_path / JOURNAL_NAME).stat().st_size < 100
+
+
+def test_the_last_evaluation_of_a_step_counts_wherever_it_is_kept(record):
+    observe(record, 0, 1.0)
+    observe(record, 1, 9.0)
+    observe(record, 1, 8.0)
+    record.fold({})
+    observe(record, 1, 2.0, version=2)
+    assert stored(record) == [("a", 0, 1.0), ("a", 1, 2.0)]
+    record.fold({})
+    record.fold({})
+    observe(record, 2, 3.0)
+    record.fold({})
+    assert stored(record) == [("a", 0, 1.0), ("a", 1, 2.0), ("a", 2, 3.0)]
+    assert record.last_errors("a", 2).tolist() == [2.0, 3.0]
+    assert record.last_errors("a", 100).tolist() == [1.0, 2.0, 3.0]
+    assert record.last_errors("b", 100).tolist() == []
+
+
+def test_trajectories_keep_their_steps_apart(record):
+    for step in range(3):
+        for name in ("b", "a"):
+            observe(record, step, 10.0 * step + (name == "b"), name)
+    assert stored(record, "b") == [("b", 0, 1.0), ("b", 1, 11.0), ("b", 2, 21.0)]
+    record.fold({})
+    assert [name for name, _, _ in stored(record)] == ["a"] * 3 + ["b"] * 3
+
+
+def test_a_kill_between_folding_and_clearing_counts_nothing_twice(record, tmp_path):
+    observe(record, 0, 1.0)
+    journal = (tmp_path / JOURNAL_NAME).read_bytes()
+    record.fold({})
+    record.close()
+    (tmp_path / JOURNAL_NAME).write_bytes(journal)
+    with Record.open(tmp_path) as again:
+        assert again.unfolded() == []
+        observe(again, 1, 2.0)
+        assert stored(again) == [("a", 0, 1.0), ("a", 1, 2.0)]
+
+
+def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
+    with Record.open(tmp_path, create=True) as record:
+        observe(record, 0, 1.0)
+    code = (
+        "import resource, signal, sys\n"
+        "from anharm.server.record import Record\n"
+        "with Record.open(sys.argv[1]) as record:\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "    for step in range(1, 100):\n"
+        "        record.observe('a', step, b'12345678', (1.0, 1.0, 1.0), 0.0, 1)\n"
+        "        print(step, flush=True)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "RunFailed" in ended.stderr and "observations.journal cannot be used" in ended.stderr
+    acknowledged = [int(line) for line in ended.stdout.split()]
+    assert 5 < len(acknowledged) < 50
+    with Record.open(tmp_path) as record:
+        assert [step for _, step, _ in stored(record)] == [0, *acknowledged]
+
+
+WRITER = """
+import sys
+from anharm.server.record import Record
+
+with Record.open(sys.argv[1]) as record:
+    step = sum(len(chunk.maximum) for chunk in record.observations())
+    print("from", step, flush=True)
+    while True:
+        record.observe("a", step, b"%8d" % step, (step + 1.0, 0.0, 0.0), 0.0, 1)
+        print("acknowledged", step, flush=True)
+        step += 1
+        if step % 17 == 0:
+            record.fold({"a": {"last_step": step - 1}})
+"""
+
+
+def test_kills_at_any_moment_lose_no_observation(tmp_path: Path) -> None:
+    Record.open(tmp_path, create=True).close()
+    random = np.random.default_rng(1)
+    acknowledged = -1
+    for _ in range(8):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        first = int(writer.stdout.readline().split()[1])
+        assert first in (acknowledged + 1, acknowledged + 2)  # kept, but killed before it said so
+        lines = [writer.stdout.readline() for _ in range(int(random.integers(1, 300)))]
+        writer.send_signal(signal.SIGKILL)
+        lines += [line for line in writer.stdout.readlines() if line.endswith("\n")]
+        writer.wait()
+        writer.stdout.close()
+        acknowledged = int(lines[-1].split()[1])
+    with Record.open(tmp_path) as record:
+        kept = stored(record)
+    assert [step for _, step, _ in kept] == list(range(len(kept)))
+    assert len(kept) in (acknowledged + 1, acknowledged + 2)
+    assert all(error == step + 1.0 for _, step, error in kept)
+
+
+def test_a_reader_cannot_observe(record, tmp_path):
+    with (
+        Record.open(tmp_path, read_only=True) as reader,
+        pytest.raises(ValueError, match="opened for reading"),
+    ):
+        observe(reader, 0, 1.0)
+
+
+def test_a_journal_that_cannot_be_written_is_named(tmp_path):
+    Record.open(tmp_path, create=True).close()
+    (tmp_path / JOURNAL_NAME).unlink()
+    (tmp_path / JOURNAL_NAME).mkdir()
+    with pytest.raises(RunFailed, match=r"observations\.journal cannot be used"):
+        Record.open(tmp_path)
