@@ -11,6 +11,7 @@ from typing import Literal
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
+from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence import Convergence, assess_convergence
 from anharm.server.decision import (
     Decision,
@@ -24,7 +25,7 @@ from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import LatticeClient, labels_from_clients
 from anharm.server.learner import Learner
 from anharm.server.progress import ErrorHistory, ObservationLog
-from anharm.server.record import Record
+from anharm.server.record import Record, SampledConfiguration
 from anharm.wire.driver_protocol import Configuration
 from anharm.wire.messages import (
     PROTOCOL_VERSION,
@@ -89,6 +90,7 @@ class Broker:
             for name, content in record.trajectory_states().items()
         }
         self.logs: dict[str, ObservationLog] = {}
+        self.sample = ConfigurationSample(record)
         self.convergence = Convergence(False, "No step has been made yet.")
         self.phase: Phase = "initial labels"
         self.has_converged = self._converged_before()
@@ -194,7 +196,11 @@ class Broker:
             if decision.rule != "audit":
                 self._steps_since_label = 0  # audits check the model, they do not ask for more
             return [(client.address, SendConfiguration(message.sequence))]
-        return [(client.address, Proceed(message.sequence)), *self._judge()]
+        ending = self._judge()
+        if not ending and self.sample.wants(client.trajectory, step):
+            client.sampled_step = step
+            return [(client.address, SendConfiguration(message.sequence))]
+        return [(client.address, Proceed(message.sequence)), *ending]
 
     def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
         state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
@@ -212,10 +218,16 @@ class Broker:
 
     def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:
         decision, client.wanted = client.wanted, None
-        if decision is None or message.sequence != client.last_sequence:
+        sampled_step, client.sampled_step = client.sampled_step, None
+        is_unwanted = decision is None and sampled_step is None
+        if is_unwanted or message.sequence != client.last_sequence:
             raise BadMessage("a configuration that was not asked for")
         positions = unpack_vectors(message.positions, self.n_atoms)
         cell = unpack_vectors(message.cell, 3)
+        if decision is None:
+            assert sampled_step is not None
+            self.sample.add(SampledConfiguration(client.trajectory, sampled_step, positions, cell))
+            return [(client.address, Proceed(message.sequence))]
         request = self.labels.ask(positions, cell, decision)
         if request.state == "labelled":
             return [(client.address, Proceed(message.sequence))]

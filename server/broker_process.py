@@ -22,6 +22,7 @@ from anharm.server.broker import Broker, Reply
 from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.server.labelling import (
     AttemptFailed,
+    AttemptStarted,
     ClientJoined,
     ClientLeft,
     LabellingServer,
@@ -224,7 +225,10 @@ class _BrokerProcess:
                 self.record.set_request_state(event.request_id, "failed")
                 failure = f"label {event.request_id} could not be computed: {event.reason}"
                 self._send(socket, self.broker.stop("", failure))
+            elif isinstance(event, AttemptStarted):
+                self.record.set_request_client(event.request_id, event.client)
             elif isinstance(event, AttemptFailed):
+                self.record.set_request_client(event.request_id, "")
                 self._log(
                     f"attempt {event.attempt} at label {event.request_id} by {event.client} "
                     f"failed: {event.reason}"

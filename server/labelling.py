@@ -16,6 +16,7 @@ from anharm.errors import ConfigurationError
 from anharm.server.labelling_client import ClientLimits, ReferenceClient, describe_peer
 from anharm.server.labelling_events import (
     AttemptFailed,
+    AttemptStarted,
     ClientJoined,
     ClientLeft,
     LabellingEvent,
@@ -30,6 +31,7 @@ from anharm.wire.driver_protocol import Configuration, Evaluation
 
 __all__ = [
     "AttemptFailed",
+    "AttemptStarted",
     "ClientJoined",
     "ClientLeft",
     "LabelReceived",
@@ -185,12 +187,12 @@ class LabellingServer:
     def take(self, client: str) -> LabelRequest | None:
         """Assign the next request to a client."""
         with self._lock:
-            return self._queue.take(client)
+            return self._assigned(client, self._queue.take(client))
 
     def take_equal(self, client: str, configuration: Configuration) -> LabelRequest | None:
         """Assign a request for this very configuration to a client."""
         with self._lock:
-            return self._queue.take_equal(client, configuration)
+            return self._assigned(client, self._queue.take_equal(client, configuration))
 
     def answered(self, client: str, evaluation: Evaluation, seconds: float) -> None:
         """Accept the answer to the request that was assigned to a client."""
@@ -205,6 +207,11 @@ class LabellingServer:
             del self._clients[client]
             self._report(*self._queue.failed(client, reason), ClientLeft(client, reason))
             self._wake_clients()
+
+    def _assigned(self, client: str, request: LabelRequest | None) -> LabelRequest | None:
+        if request is not None:
+            self._report(AttemptStarted(request.request_id, client))
+        return request
 
     def _report(self, *events: LabellingEvent) -> None:
         self._events.extend(events)

@@ -29,6 +29,14 @@ class ClientLeft:
 
 
 @dataclass(frozen=True)
+class AttemptStarted:
+    """A client was given a request."""
+
+    request_id: int
+    client: str
+
+
+@dataclass(frozen=True)
 class AttemptFailed:
     """A client failed on a request; attempts are counted from 1."""
 
@@ -56,4 +64,6 @@ class RequestFailed:
     reason: str
 
 
-LabellingEvent = ClientJoined | ClientLeft | AttemptFailed | LabelReceived | RequestFailed
+LabellingEvent = (
+    ClientJoined | ClientLeft | AttemptStarted | AttemptFailed | LabelReceived | RequestFailed
+)

@@ -19,6 +19,7 @@ class LatticeClient:
     last_sequence: int = -1
     may_repeat: bool = False
     wanted: Decision | None = None
+    sampled_step: int | None = None
     waits_for: Literal["", "model", "label"] = ""
     last_heard: float = 0.0
 

@@ -159,16 +159,19 @@ class Learner:
         except ModelError:
             return None  # the label is committed all the same; learning it says what is wrong
         if deformation is None:
-            result = self._force_field.predict(displacements, errors=False, virial=False)
+            result = self._force_field.predict(displacements, virial=False)
         else:
-            result = self._force_field.predict_strained(
-                deformation, displacements, errors=False, virial=False
-            )
-        difference = assignment.to_user_order(result.forces[0]) - evaluation.forces
+            result = self._force_field.predict_strained(deformation, displacements, virial=False)
+        predictive = self._force_field.predictive_force_std(displacements, deformation)
+        assert result.force_std is not None
+        forces = assignment.to_user_order(result.forces[0])
         return Prediction(
             energy=float(result.energies[0]),
-            force_rmse=float(np.sqrt(np.mean(difference**2))),
+            force_rmse=float(np.sqrt(np.mean((forces - evaluation.forces) ** 2))),
             model_version=self.version,
+            forces=forces,
+            force_std=assignment.to_user_order(result.force_std[0]),
+            predictive_force_std=assignment.to_user_order(predictive[0]),
         )
 
     def learn(self, label: Label) -> None:
@@ -199,6 +202,7 @@ class Learner:
                         str(k): v for k, v in posterior.effective_parameters.items()
                     },
                     "log_evidence": posterior.log_evidence,
+                    "seconds": time.perf_counter() - started,
                 },
             )
         )

@@ -16,6 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from anharm.server.decision import Decision
+from anharm.server.record_configurations import ConfigurationRecord
 from anharm.server.record_database import create_database, insert, open_database
 from anharm.server.record_export import write_extended_xyz
 from anharm.server.record_observations import ObservationRecord
@@ -28,9 +29,12 @@ from anharm.server.record_schema import (
     Prediction,
     Request,
     RequestState,
+    SampledConfiguration,
     content_hash,
     encode_array,
+    encode_optional,
     label_from_row,
+    prediction_columns,
     request_from_row,
 )
 
@@ -44,6 +48,7 @@ __all__ = [
     "Record",
     "Request",
     "RequestState",
+    "SampledConfiguration",
 ]
 
 logger = logging.getLogger(__name__)
@@ -51,7 +56,7 @@ logger = logging.getLogger(__name__)
 _SOFTWARE = ("anharm", "ipi", "numpy", "scipy", "ase", "spglib")
 
 
-class Record(ObservationRecord):
+class Record(ObservationRecord, ConfigurationRecord):
     """The record in a run's directory; use `Record.open`.
 
     Methods raise RunFailed where the file cannot be read or written.
@@ -243,6 +248,14 @@ class Record(ObservationRecord):
             )
         return self.request(request_id).attempts
 
+    def set_request_client(self, request_id: int, client: str) -> None:
+        """Note which reference client computes a request."""
+        with self._database.transaction(durable=False) as connection:
+            connection.execute(
+                "UPDATE requests SET client = ?, updated = ? WHERE id = ?",
+                (client, time.time(), request_id),
+            )
+
     def set_request_state(self, request_id: int, state: RequestState) -> None:
         """Change the state of a request; one that has its label stays labelled."""
         with self._database.transaction() as connection:
@@ -289,13 +302,11 @@ class Record(ObservationRecord):
                 request_id=request_id,
                 energy=answer.energy,
                 forces=encode_array(answer.forces),
-                virial=None if answer.virial is None else encode_array(answer.virial),
+                virial=encode_optional(answer.virial),
                 extras=answer.extras,
                 client=answer.client,
                 seconds=answer.seconds,
-                predicted_energy=prediction and prediction.energy,
-                predicted_force_rmse=prediction and prediction.force_rmse,
-                model_version=prediction and prediction.model_version,
+                **prediction_columns(prediction),
                 accepted=int(accepted),
                 reasons=json.dumps(list(reasons)),
                 created=time.time(),

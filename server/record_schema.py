@@ -6,13 +6,13 @@ program can read them. Observations are columns compressed with zlib.
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RequestState = Literal["queued", "running", "labelled", "failed", "quarantined"]
 
@@ -28,13 +28,15 @@ CREATE TABLE requests (
     decision_id INTEGER REFERENCES decisions(id), trajectory TEXT, step INTEGER,
     state TEXT NOT NULL
         CHECK (state IN ('queued', 'running', 'labelled', 'failed', 'quarantined')),
-    attempts INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, updated REAL NOT NULL);
+    attempts INTEGER NOT NULL DEFAULT 0, client TEXT NOT NULL DEFAULT '',
+    created REAL NOT NULL, updated REAL NOT NULL);
 CREATE INDEX requests_by_state ON requests(state);
 CREATE TABLE labels (
     id INTEGER PRIMARY KEY, request_id INTEGER NOT NULL REFERENCES requests(id),
     energy REAL NOT NULL, forces BLOB NOT NULL, virial BLOB, extras TEXT NOT NULL,
     client TEXT NOT NULL, seconds REAL NOT NULL, predicted_energy REAL,
-    predicted_force_rmse REAL, model_version INTEGER, accepted INTEGER NOT NULL,
+    predicted_force_rmse REAL, predicted_forces BLOB, force_std BLOB,
+    predictive_force_std BLOB, model_version INTEGER, accepted INTEGER NOT NULL,
     reasons TEXT NOT NULL, created REAL NOT NULL);
 CREATE UNIQUE INDEX one_accepted_label ON labels(request_id) WHERE accepted = 1;
 CREATE TABLE models (
@@ -44,6 +46,9 @@ CREATE TABLE observations (
     id INTEGER PRIMARY KEY, trajectory TEXT NOT NULL, first_step INTEGER NOT NULL,
     count INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE INDEX observations_by_step ON observations(trajectory, first_step);
+CREATE TABLE configurations (
+    trajectory TEXT NOT NULL, step INTEGER NOT NULL, positions BLOB NOT NULL, cell BLOB NOT NULL,
+    PRIMARY KEY (trajectory, step));
 CREATE TABLE trajectories (
     trajectory TEXT PRIMARY KEY, state TEXT NOT NULL, updated REAL NOT NULL);
 CREATE TABLE events (
@@ -65,6 +70,10 @@ class Request:
         Why it was asked for: "initial", or the rule of a decision.
     attempts : int
         Calculations started so far.
+    client : str
+        The reference client that computes it, or did; empty while it is queued.
+    created, updated : float
+        When it was asked for and when its state changed last, seconds since 1970.
     """
 
     id: int
@@ -76,6 +85,9 @@ class Request:
     step: int | None
     state: RequestState
     attempts: int
+    client: str = ""
+    created: float = 0.0
+    updated: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +120,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model said of a label before it learnt from it."""
+    """What the model said of a label before it learnt from it.
+
+    Attributes
+    ----------
+    energy : float
+        eV.
+    force_rmse : float
+        Against the label, eV/Angstrom.
+    forces, force_std, predictive_force_std : ndarray, shape (N, 3), or None
+        Forces, their epistemic errors, and these with what the expansion leaves out
+        (eV/Angstrom), in the user's order of atoms; None if they were not kept.
+    """
 
     energy: float
     force_rmse: float
     model_version: int
+    forces: np.ndarray | None = field(default=None, compare=False)
+    force_std: np.ndarray | None = field(default=None, compare=False)
+    predictive_force_std: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +181,24 @@ class Event:
     time: float
     level: str
     text: str
+
+
+@dataclass(frozen=True, eq=False)
+class SampledConfiguration:
+    """A configuration of a trajectory, kept to judge later models by.
+
+    Attributes
+    ----------
+    positions : ndarray, shape (N, 3)
+        Angstrom, in the user's order of atoms.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, Angstrom.
+    """
+
+    trajectory: str
+    step: int
+    positions: np.ndarray
+    cell: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +265,25 @@ def encode_array(array: np.ndarray) -> bytes:
     return np.ascontiguousarray(array, dtype="<f8").tobytes()
 
 
+def encode_optional(array: np.ndarray | None) -> bytes | None:
+    """Return an array as `encode_array` does, and nothing for none."""
+    return None if array is None else encode_array(array)
+
+
+def prediction_columns(prediction: Prediction | None) -> dict[str, object]:
+    """Return the columns of a label that say what was predicted of it."""
+    if prediction is None:
+        return {}
+    return {
+        "predicted_energy": prediction.energy,
+        "predicted_force_rmse": prediction.force_rmse,
+        "predicted_forces": encode_optional(prediction.forces),
+        "force_std": encode_optional(prediction.force_std),
+        "predictive_force_std": encode_optional(prediction.predictive_force_std),
+        "model_version": prediction.model_version,
+    }
+
+
 def decode_vectors(content: bytes) -> np.ndarray:
     """Return the rows of three numbers that `encode_array` wrote, shape (n, 3)."""
     return np.frombuffer(content, "<f8").reshape(-1, 3)
@@ -244,6 +307,9 @@ def request_from_row(row: dict[str, Any]) -> Request:
         step=row["step"],
         state=row["state"],
         attempts=row["attempts"],
+        client=row["client"],
+        created=row["created"],
+        updated=row["updated"],
     )
 
 
@@ -259,8 +325,10 @@ def label_from_row(row: dict[str, Any], request: Request) -> Label:
     )
     prediction = None
     if row["model_version"] is not None:
+        columns = ("predicted_forces", "force_std", "predictive_force_std")
+        arrays = [None if row[name] is None else decode_vectors(row[name]) for name in columns]
         prediction = Prediction(
-            row["predicted_energy"], row["predicted_force_rmse"], row["model_version"]
+            row["predicted_energy"], row["predicted_force_rmse"], row["model_version"], *arrays
         )
     return Label(
         id=row["id"],

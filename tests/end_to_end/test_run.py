@@ -30,10 +30,21 @@ def test_a_run_learns_while_ipi_goes_on(job):
     with job.record() as record:
         models, labels = record.models(), list(record.labels())
         chunks = list(record.observations())
+        sample = record.configuration_steps("trajectory")
     versions = np.concatenate([chunk.model_version for chunk in chunks])
     assert len(models) >= 2
     assert set(versions) == {model.version for model in models}
     assert (np.diff(versions) >= 0).all()
+
+    # Configurations are kept for later models, but for those that wanted a label.
+    wanted = {label.request.step for label in labels}
+    assert set(range(0, 301, 10)) - set(sample) <= wanted
+    assert sum(label.prediction is not None for label in labels) == len(labels) - 2
+    for label in labels[2:]:
+        difference = label.prediction.forces - label.answer.forces
+        assert np.sqrt(np.mean(difference**2)) == pytest.approx(label.prediction.force_rmse)
+        assert (label.prediction.predictive_force_std > label.prediction.force_std).all()
+        assert label.request.client == label.answer.client
 
     # The summary says what the record holds.
     assert int(summary["steps"]) == len(versions) == 301

@@ -48,6 +48,27 @@ def test_a_label_is_read_back_bit_by_bit(record: Record) -> None:
     assert label.prediction == prediction and label.request.state == "labelled"
 
 
+def test_what_was_predicted_of_a_label_is_kept_component_by_component(record: Record) -> None:
+    request = record.request_for(positions(1), CELL, "initial")
+    arrays = [positions(seed) for seed in (2, 3, 4)]
+    label = record.add_label(request.id, answer(), prediction=Prediction(-1.4, 0.03, 2, *arrays))
+    kept = label.prediction
+    assert kept is not None
+    for array, stored in zip(
+        arrays, (kept.forces, kept.force_std, kept.predictive_force_std), strict=True
+    ):
+        assert stored is not None and (stored == array).all()
+
+
+def test_a_request_says_who_computes_it_and_since_when(record: Record) -> None:
+    request = record.request_for(positions(1), CELL, "initial")
+    assert request.client == "" and request.created > 0
+    record.set_request_client(request.id, "client 1 (process 7)")
+    changed = record.request(request.id)
+    assert changed.client == "client 1 (process 7)"
+    assert changed.created == request.created and changed.updated >= request.updated
+
+
 def test_the_same_configuration_is_one_request(record: Record) -> None:
     first = record.request_for(positions(1), CELL, "initial")
     record.add_label(first.id, answer())
