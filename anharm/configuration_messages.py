@@ -31,7 +31,8 @@ def _describe(model: type[BaseModel], details: ErrorDetails) -> str:
         return _describe_missing(key, location, field)
     seen = f"{key} = {_shown(details['input'])}"
     if details["type"] == "anharm":
-        return f"{seen}: {details['msg']}"
+        is_section = isinstance(details["input"], dict) and field is not None
+        return f"{key if is_section and len(location) == 1 else seen}: {details['msg']}"
     expected = field.description if field is not None else details["msg"]
     return f"{seen}: expected {expected}"
 

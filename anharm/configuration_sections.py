@@ -4,14 +4,15 @@ The description of a field says what is expected there, with its unit. It is wha
 user reads after a wrong value, so it is written to follow the word "expected".
 """
 
+import json
 import os
 import re
 import tempfile
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from anharm.configuration_values import (
     CommandLine,
@@ -28,6 +29,18 @@ from anharm.configuration_values import (
 from anharm.errors import ConfigurationError
 
 FILLED_IN: Any = None  # a default that a validator replaces
+RULE_KEYS = {
+    "trajectory-average": {"factor"},
+    "fixed": {"threshold"},
+    "adaptive-history": {
+        "threshold",
+        "history_refits",
+        "history_margin",
+        "history_scatter",
+        "history_slope",
+        "critical_factor",
+    },
+}  # keys of [training] that belong to some rules only
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, other systems 103
 
 
@@ -103,8 +116,9 @@ class TrainingSection(Section):
         default=0.03, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="an integer of at least 0")
-    rule: Literal["trajectory-average", "fixed-threshold"] = Field(
-        default="trajectory-average", description='"trajectory-average" or "fixed-threshold"'
+    rule: Literal["trajectory-average", "fixed", "adaptive-history"] = Field(
+        default="trajectory-average",
+        description='"trajectory-average", "fixed" or "adaptive-history"',
     )
     factor: float = Field(
         default=3.0,
@@ -124,6 +138,21 @@ class TrainingSection(Section):
     )
     threshold: float | None = Field(
         default=None, gt=0, le=1000, description="a force error above 0 eV/A"
+    )
+    history_refits: int = Field(
+        default=10, ge=2, le=1000, description="a number of refits from 2 to 1000"
+    )
+    history_margin: float = Field(
+        default=0.0, gt=-1, le=1000, description="a number above -1 and up to 1000"
+    )
+    history_scatter: float = Field(
+        default=0.4, gt=0, le=1000, description="a relative standard deviation above 0"
+    )
+    history_slope: float = Field(
+        default=0.2, gt=0, le=1000, description="a relative change per refit above 0"
+    )
+    critical_factor: float = Field(
+        default=2.0, ge=1, le=1000, description="a number of at least 1 and up to 1000"
     )
     audit_interval: int = Field(
         default=250, ge=0, description="a number of steps between audits, or 0 for none"
@@ -150,18 +179,23 @@ class TrainingSection(Section):
             )
         return value
 
-    @field_validator("threshold")
-    @classmethod
-    def _belongs_to_rule(cls, value: float | None, info: ValidationInfo) -> float | None:
-        rule = info.data.get("rule")
-        if rule == "fixed-threshold" and value is None:
-            raise problem('rule = "fixed-threshold" needs it: give a force error in eV/A')
-        if rule == "trajectory-average" and value is not None:
+    @model_validator(mode="after")
+    def _keys_belong_to_rule(self) -> Self:
+        """A key that the rule does not use would mislead whoever reads the file."""
+        if self.rule == "fixed" and self.threshold is None:
+            raise problem('rule = "fixed" needs threshold, a force error in eV/A')
+        known = RULE_KEYS[self.rule]
+        foreign = sorted(self.model_fields_set & set().union(*RULE_KEYS.values()) - known)
+        if foreign:
+            owners = [name for name, keys in RULE_KEYS.items() if keys.issuperset(foreign)]
+            instead = f", or set rule = {' or '.join(map(json.dumps, owners))}" if owners else ""
+            plural = len(foreign) > 1
             raise problem(
-                'it has no effect with rule = "trajectory-average": remove it, use '
-                'training.maximum, or set rule = "fixed-threshold"'
+                f"{', '.join(foreign)} {'have' if plural else 'has'} no effect with rule = "
+                f'"{self.rule}" (its own keys: {", ".join(sorted(known))}); remove '
+                f"{'them' if plural else 'it'}{instead}"
             )
-        return value
+        return self
 
     @field_validator("budget")
     @classmethod

@@ -48,6 +48,8 @@ from anharm.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
+MOST_HELD = 20_000  # observations of a trajectory that wait for one of them to be repeated
+
 Phase = Literal["initial labels", "training", "converged", "stopped"]
 Reply = tuple[bytes, Message]
 
@@ -154,11 +156,7 @@ class Broker:
             return [(address, Stop("", failure))]
         if self.phase == "stopped":
             return [(address, Stop("the run has ended", self.failure))]
-        state = self.states.get(message.trajectory)
-        first_step = 0 if state is None or state.last_step is None else state.last_step + 1
-        client = LatticeClient(
-            message.client, address, message.trajectory, first_step, last_heard=self._now
-        )
+        client = LatticeClient(message.client, address, message.trajectory, last_heard=self._now)
         self.clients[message.client] = client
         logger.info("lattice client %s joined trajectory %s", client.name, client.trajectory)
         if self.learner.model is None or self.phase == "initial labels":
@@ -176,11 +174,7 @@ class Broker:
             raise BadMessage(f"a force error of {message.force_std_max} eV/A")
         if message.model_version != self.learner.version:
             return [self._model_for(client)]
-        self.n_lost += max(0, message.sequence - client.last_sequence - 1)
-        if message.sequence > client.last_sequence:
-            self._steps_since_label += 1
-        client.last_sequence, client.may_repeat = message.sequence, False
-        step = client.first_step + message.sequence
+        step = self._number(client, message.sequence)
         decision = self._decide(client, step, message)
         self._note(client, step, message)
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
@@ -201,6 +195,16 @@ class Broker:
             client.sampled_step = step
             return [(client.address, SendConfiguration(message.sequence))]
         return [(client.address, Proceed(message.sequence)), *ending]
+
+    def _number(self, client: LatticeClient, sequence: int) -> int:
+        """The step of an observation: counted per trajectory, whichever client serves it."""
+        if sequence > client.last_sequence:
+            self.n_lost += sequence - client.last_sequence - 1
+            self._steps_since_label += 1
+            state = self.states.get(client.trajectory)
+            client.step = 0 if state is None or state.last_step is None else state.last_step + 1
+        client.last_sequence, client.may_repeat = sequence, False
+        return client.step
 
     def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
         state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
@@ -232,14 +236,19 @@ class Broker:
         if request.state == "labelled":
             return [(client.address, Proceed(message.sequence))]
         if self.synchronous:
-            client.waits_for = "label"
+            client.waits_for, client.label = "label", request.id
             return [(client.address, Waiting(self.waiting_for))]
         return [(client.address, Proceed(message.sequence))]
 
     def _part(self, client: LatticeClient, message: Goodbye) -> list[Reply]:
         del self.clients[client.name]
         self.n_finished += 1
-        logger.info("lattice client %s left: %s", client.name, message.failure or "i-PI ended")
+        logger.info(
+            "lattice client %s left after %d evaluations: %s",
+            client.name,
+            client.last_sequence + 1,
+            message.failure or "i-PI ended",
+        )
         if message.failure:
             return self.stop("", f"the lattice client stopped: {message.failure}")
         if not self.clients:
@@ -267,8 +276,12 @@ class Broker:
             self.learner.refit()
             self.history.refitted(self.learner.version, self.learner.n_labels)
             for name, state in self.states.items():
-                self.states[name] = refitted(state, self.learner.version)
-        return [self._model_for(c) for c in self.clients.values() if c.waits_for]
+                self.states[name] = refitted(state)
+        return [
+            self._model_for(c)
+            for c in self.clients.values()
+            if c.waits_for == "model" or (c.waits_for == "label" and c.label not in self.labels)
+        ]
 
     # Convergence, status, end
 
@@ -317,14 +330,15 @@ class Broker:
     def write(self) -> None:
         """Write the observations that are still held, with the states they lead to.
 
-        A trajectory that waits for a label, or has just been given a model, will observe its
-        last step again, so it has to wait.
+        A client that waits for a label, or has just been given a model, will observe its step
+        again, so that its trajectory has to wait, unless other clients drive it far meanwhile.
         """
         waiting = {
             c.trajectory for c in self.clients.values() if c.wanted or c.waits_for or c.may_repeat
         }
         for name, log in self.logs.items():
-            if name not in waiting or self.phase == "stopped":
+            is_long = len(log.entries) >= MOST_HELD
+            if name not in waiting or is_long or self.phase == "stopped":
                 log.write(self.record, self.states[name].as_dict())
 
     def forget_silent(self, now: float, limit: float) -> None:

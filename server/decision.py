@@ -1,17 +1,19 @@
 """Whether a configuration of a trajectory is labelled, as a pure function.
 
-The rule is that of arXiv:2601.21311: a label is taken where the Bayesian error of a
-step exceeds a factor times its average over the trajectory's last steps, or an absolute
-maximum. Added to it are audit steps, taken at random to keep the calibration honest, and
-a budget. The first rule that matches decides:
+Three rules set the threshold that the Bayesian error of a step is compared with (they are in
+`anharm.server.thresholds`): a factor times its average over the trajectory's last steps, as in
+arXiv:2601.21311; a fixed value; or VASP's adaptive history. Added to them are an absolute
+maximum, audit steps, taken at random to keep the calibration honest, and a budget. The first
+that matches decides:
 
-1. a step that has its label already, evaluated again by the new model: no label;
-2. fewer than `minimum_interval` steps since the last refit or request: no label, since
+1. a step that was observed before, evaluated again by the new model: no label;
+2. error above the critical threshold of the adaptive history, with no label on its way: label;
+3. fewer than `minimum_interval` steps since the last refit or request: no label, since
    neighbouring steps teach the same thing and a maximum set too low would call the
    reference at every step;
-3. error above `maximum`: label;
-4. audit step: label;
-5. error above factor x average, or above the fixed threshold: label.
+4. error above `maximum`: label;
+5. audit step: label;
+6. error above the threshold: label.
 
 Where a rule asks for a label and the budget is spent, the verdict is "budget".
 """
@@ -24,15 +26,18 @@ from typing import Any, Literal
 import numpy as np
 
 from anharm.configuration import TrainingSection
+from anharm.server.thresholds import AdaptiveHistory, threshold_of
 
 Rule = Literal[
     "already-labelled",
+    "critical",
     "maximum",
     "minimum-interval",
     "audit",
     "short-history",
     "trajectory-average",
-    "fixed-threshold",
+    "fixed",
+    "adaptive-history",
 ]
 Verdict = Literal["continue", "label", "budget"]
 
@@ -43,7 +48,7 @@ def _no_errors() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryState:
-    """What the decision remembers of one trajectory.
+    """What the decision remembers of one trajectory; its steps are numbered without gaps.
 
     Attributes
     ----------
@@ -59,9 +64,11 @@ class TrajectoryState:
     last_refit_step : int or None
         The last step before the latest refit; None before the first step.
     model_version : int
-        The model version of the last refit or observation.
+        The model version of the last observation; 0 before the first.
     steps, requests : int
         Steps observed and labels requested so far.
+    adaptive : AdaptiveHistory
+        What the rule "adaptive-history" remembers; empty with other rules.
     """
 
     trajectory: str
@@ -72,20 +79,38 @@ class TrajectoryState:
     model_version: int = 0
     steps: int = 0
     requests: int = 0
+    adaptive: AdaptiveHistory = field(default_factory=AdaptiveHistory)
 
     @property
     def mean_error(self) -> float | None:
         """Average error over the window (eV/Angstrom); None before the first step."""
         return float(self.errors.sum()) / len(self.errors) if len(self.errors) else None
 
+    @property
+    def awaits_label(self) -> bool:
+        """Whether a label was requested after the last refit."""
+        if self.last_label_step is None:
+            return False
+        return self.last_refit_step is None or self.last_refit_step < self.last_label_step
+
     def as_dict(self) -> dict[str, Any]:
         """Return the state as plain numbers and lists, exactly, for the record."""
-        return {**self.__dict__, "errors": self.errors.tolist()}
+        return {
+            **self.__dict__,
+            "errors": self.errors.tolist(),
+            "adaptive": self.adaptive.as_dict(),
+        }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "TrajectoryState":
         """Return the state that `as_dict` wrote."""
-        return cls(**{**content, "errors": np.array(content["errors"], dtype=float)})
+        return cls(
+            **{
+                **content,
+                "errors": np.array(content["errors"], dtype=float),
+                "adaptive": AdaptiveHistory.from_dict(content.get("adaptive", {})),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +120,8 @@ class Observation:
     Attributes
     ----------
     step : int
-        Sequence number of the step within its trajectory; never decreases.
+        Number of the step within its trajectory: the next one, or an earlier one that is
+        evaluated again by a newer model.
     error : float
         The Bayesian error of the step, max_i sigma_i, in eV/Angstrom.
     model_version : int
@@ -165,18 +191,20 @@ def decide(
     Raises
     ------
     ValueError
-        If the error is not finite and >= 0, or the step lies before the last one.
+        If the error is not finite and >= 0, or steps are left out.
     """
     step, error = observation.step, observation.error
     if not (isfinite(error) and error >= 0):
         raise ValueError(f"step {step}: the error is {error}, expected a finite number >= 0")
-    if state.last_step is not None and step < state.last_step:
-        raise ValueError(f"step {step} comes after step {state.last_step}")
-    again = step == state.last_step
-    history = state.errors[:-1] if again else state.errors
-    history = history[-settings.window :]
-    count = len(history)
-    mean = float(history.sum()) / count if count else None
+    last = state.last_step
+    if last is not None and step > last + 1:
+        raise ValueError(f"step {step} comes after step {last}")
+    again = last is not None and step <= last
+    others = _without(state, step) if again else state.errors[-settings.window :]
+    count = len(others)
+    mean = float(others.sum()) / count if count else None
+    if settings.rule == "adaptive-history" and 0 < state.model_version < observation.model_version:
+        state = replace(state, adaptive=state.adaptive.after_refit(error, settings))
 
     rule, threshold, wanted = _first_match(state, observation, settings, mean, count)
     verdict: Verdict = "continue"
@@ -193,8 +221,19 @@ def decide(
         mean,
         count,
     )
-    errors = np.append(history, error)[-settings.window :]
-    return _advance(state, decision, errors, again), decision
+    return _advance(state, decision, settings.window), decision
+
+
+def _without(state: TrajectoryState, step: int) -> np.ndarray:
+    """Return the errors of the window without that of one step, if it is still there."""
+    slot = _slot(state, step)
+    return state.errors if slot is None else np.delete(state.errors, slot)
+
+
+def _slot(state: TrajectoryState, step: int) -> int | None:
+    """Return where in the window the error of a step is; None if it has left it."""
+    slot = len(state.errors) - 1 - ((state.last_step or 0) - step)
+    return slot if slot >= 0 else None
 
 
 def _first_match(
@@ -206,8 +245,12 @@ def _first_match(
 ) -> tuple[Rule, float | None, bool]:
     """Return the first rule that matches, its threshold, and whether it wants a label."""
     step, error = observation.step, observation.error
-    if step == state.last_label_step:
+    if state.last_step is not None and step <= state.last_step:
         return "already-labelled", None, False
+    if settings.rule == "adaptive-history" and not state.awaits_label:
+        critical = settings.critical_factor * state.adaptive.threshold(settings)
+        if error > critical:
+            return "critical", critical, True
     for earlier in (state.last_refit_step, state.last_label_step):
         if earlier is not None and step - earlier < settings.minimum_interval:
             return "minimum-interval", None, False
@@ -215,12 +258,10 @@ def _first_match(
         return "maximum", settings.maximum, True
     if is_audit_step(settings, state.trajectory, step):
         return "audit", None, True
-    if settings.rule == "fixed-threshold":
-        return "fixed-threshold", settings.threshold, error > (settings.threshold or 0.0)
-    if mean is None or count < settings.minimum_interval:
+    threshold = threshold_of(settings, state.adaptive, mean, count)
+    if threshold is None:
         return "short-history", None, False
-    threshold = settings.factor * mean
-    return "trajectory-average", threshold, error > threshold
+    return settings.rule, threshold, error > threshold
 
 
 def is_audit_step(settings: TrainingSection, trajectory: str, step: int) -> bool:
@@ -236,17 +277,23 @@ def is_audit_step(settings: TrainingSection, trajectory: str, step: int) -> bool
     return number * settings.audit_interval < 2**64
 
 
-def refitted(state: TrajectoryState, model_version: int) -> TrajectoryState:
+def refitted(state: TrajectoryState) -> TrajectoryState:
     """Return the state after a refit: the interval to the next label starts here.
 
     The errors of older models stay in the window, as in the published rule.
     """
-    return replace(state, last_refit_step=state.last_step, model_version=model_version)
+    return replace(state, last_refit_step=state.last_step)
 
 
-def _advance(
-    state: TrajectoryState, decision: Decision, errors: np.ndarray, again: bool
-) -> TrajectoryState:
+def _advance(state: TrajectoryState, decision: Decision, window: int) -> TrajectoryState:
+    """Return the state with the error of a step added, or put in the place of its older one."""
+    if state.last_step is not None and decision.step <= state.last_step:
+        errors, slot = state.errors.copy(), _slot(state, decision.step)
+        if slot is not None:
+            errors[slot] = decision.value
+        errors.setflags(write=False)
+        return replace(state, errors=errors, model_version=decision.model_version)
+    errors = np.append(state.errors, decision.value)[-window:]
     errors.setflags(write=False)
     return TrajectoryState(
         trajectory=state.trajectory,
@@ -255,6 +302,7 @@ def _advance(
         last_label_step=decision.step if decision.label else state.last_label_step,
         last_refit_step=state.last_refit_step,
         model_version=decision.model_version,
-        steps=state.steps if again else state.steps + 1,
+        steps=state.steps + 1,
         requests=state.requests + decision.label,
+        adaptive=state.adaptive,
     )

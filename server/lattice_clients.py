@@ -10,17 +10,39 @@ from anharm.server.decision import Decision
 
 @dataclass
 class LatticeClient:
-    """What the broker knows of one lattice client."""
+    """What the broker knows of one lattice client.
+
+    Attributes
+    ----------
+    trajectory : str
+        Several clients may serve one trajectory: i-PI hands its beads or systems to whoever is
+        free, so that the trajectory's steps are numbered in the order in which they come.
+    step : int
+        The step that it observed last.
+    last_sequence : int
+        The client's own count of that step.
+    may_repeat : bool
+        Whether it will observe that step again, with a new model.
+    wanted : Decision or None
+        The decision for which it has been asked to send its configuration.
+    waits_for : str
+        What keeps its answer to i-PI back.
+    label : int
+        The request that it waits for, if it waits for a label.
+    last_heard : float
+        s, of a clock that only runs forward.
+    """
 
     name: str
     address: bytes
     trajectory: str
-    first_step: int
+    step: int = -1
     last_sequence: int = -1
     may_repeat: bool = False
     wanted: Decision | None = None
     sampled_step: int | None = None
     waits_for: Literal["", "model", "label"] = ""
+    label: int = -1
     last_heard: float = 0.0
 
 

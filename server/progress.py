@@ -18,7 +18,7 @@ class ObservationLog:
     """Observations of one trajectory that wait to be written in one piece.
 
     Consecutive steps share a chunk; a repeated step (the same configuration, evaluated again by a
-    newer model) replaces its first entry.
+    newer model) replaces its first entry, unless that has been written.
     """
 
     trajectory: str
@@ -28,12 +28,12 @@ class ObservationLog:
     def add(self, record: Record, step: int, observation: Observation) -> None:
         """Take one step, writing what is held first where the steps are not consecutive."""
         following = self.first_step + len(self.entries)
-        if self.entries and step == following - 1:
-            self.entries[-1] = observation
+        if step < following:
+            if step >= self.first_step:
+                self.entries[step - self.first_step] = observation
             return
-        if self.entries and step != following:
+        if step > following:
             self.write(record)
-        if not self.entries:
             self.first_step = step
         self.entries.append(observation)
 
@@ -54,6 +54,7 @@ class ObservationLog:
             ),
             state,
         )
+        self.first_step += len(entries)
         self.entries = []
 
 

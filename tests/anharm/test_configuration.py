@@ -61,7 +61,7 @@ def test_every_section_is_read(folder: Path) -> None:
         [engine]
         input = "input.xml"
         [training]
-        rule = "fixed-threshold"
+        rule = "fixed"
         threshold = 0.1
         [reference]
         address = "tcp://127.0.0.1:31415"
@@ -137,9 +137,21 @@ def test_a_wrong_crystal_or_expansion_is_named(
         ("[training]\nbudget = 2", "training.budget = 2: the 4 labels"),
         ("[training]\nseed = 1.0", "training.seed = 1.0: expected an integer"),
         ("[training]\nwindow = 5", "minimum_interval = 10: the average needs 10 errors"),
-        ('[training]\nrule = "none"', 'expected "trajectory-average" or "fixed-threshold"'),
-        ('[training]\nrule = "fixed-threshold"', "training.threshold = null: rule ="),
-        ("[training]\nthreshold = 0.1", "it has no effect"),
+        ('[training]\nrule = "none"', '"trajectory-average", "fixed" or "adaptive-history"'),
+        ('[training]\nrule = "fixed"', 'training: rule = "fixed" needs threshold'),
+        (
+            "[training]\nthreshold = 0.1",
+            'training: threshold has no effect with rule = "trajectory-average" (its own keys: '
+            'factor); remove it, or set rule = "fixed" or "adaptive-history"',
+        ),
+        (
+            '[training]\nrule = "adaptive-history"\nfactor = 2.0',
+            'factor has no effect with rule = "adaptive-history" (its own keys: critical_factor,',
+        ),
+        (
+            '[training]\nrule = "fixed"\nthreshold = 0.1\nhistory_refits = 5\nfactor = 2.0',
+            "factor, history_refits have no effect",
+        ),
         ("training = 3", "expected a table"),
         ('[reference]\naddress = "localhost"', "expected `unix:NAME` or `tcp://HOST:PORT`"),
         ('[reference]\naddress = "tcp://localhost:70000"', "tcp://HOST:PORT"),

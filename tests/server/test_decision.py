@@ -40,7 +40,7 @@ def replay(
         if decision.label:
             taken += 1
             if refit:
-                state = refitted(state, taken)
+                state = refitted(state)
     return state, decisions
 
 
@@ -70,7 +70,7 @@ def test_the_absolute_maximum_labels_however_often_the_interval_allows() -> None
 
 
 def test_a_fixed_threshold_ignores_the_history() -> None:
-    training = settings(rule="fixed-threshold", threshold=0.1)
+    training = settings(rule="fixed", threshold=0.1)
     _, decisions = replay([1.0] * 3 + [0.2, 0.09, 0.1, 0.2], training)
     assert labelled(decisions) == [0, 6]
 
@@ -78,7 +78,7 @@ def test_a_fixed_threshold_ignores_the_history() -> None:
 def test_a_labelled_step_evaluated_again_is_not_labelled_again() -> None:
     training = settings(maximum=0.1)
     state, first = decide(TrajectoryState("a"), Observation(7, 0.5, 0), training)
-    state = refitted(state, 1)
+    state = refitted(state)
     state, second = decide(state, Observation(7, 0.3, 1), training)
     assert first.label and second.rule == "already-labelled" and not second.label
     assert state.errors.tolist() == [0.3] and state.steps == 1
@@ -104,8 +104,7 @@ def test_only_the_last_errors_count() -> None:
 
 def test_the_window_keeps_the_errors_of_older_models() -> None:
     state, _ = replay([0.02] * 10, settings())
-    assert refitted(state, 3).errors.tolist() == [0.02] * 10
-    assert refitted(state, 3).model_version == 3
+    assert refitted(state).errors.tolist() == [0.02] * 10
 
 
 @pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1])
@@ -114,10 +113,24 @@ def test_an_error_that_is_no_error_is_refused(error: float) -> None:
         decide(TrajectoryState("a"), Observation(0, error, 0), settings())
 
 
-def test_steps_never_go_back() -> None:
+def test_no_step_is_left_out() -> None:
     state, _ = replay([0.1] * 3, settings())
-    with pytest.raises(ValueError, match="step 1 comes after step 2"):
-        decide(state, Observation(1, 0.1, 0), settings())
+    with pytest.raises(ValueError, match="step 4 comes after step 2"):
+        decide(state, Observation(4, 0.1, 0), settings())
+
+
+def test_a_step_evaluated_again_after_others_takes_its_own_place_in_the_average() -> None:
+    """Several clients of one trajectory: one waits for a label, the others go on."""
+    training = settings(maximum=0.4, window=4, minimum_interval=4)
+    state, decisions = replay([0.1, 0.5, 0.2, 0.3], training, refit=False)
+    assert labelled(decisions) == [1]
+    state, decision = decide(refitted(state), Observation(1, 0.05, 1), training)
+    assert decision.rule == "already-labelled" and not decision.label
+    assert state.errors.tolist() == [0.1, 0.05, 0.2, 0.3]
+    assert (state.last_step, state.last_label_step, state.steps) == (3, 1, 4)
+    state, _ = replay([0.1] * 10, training)
+    again, _ = decide(state, Observation(2, 5.0, 1), training)  # it has left the window
+    assert again.errors.tolist() == state.errors.tolist()
 
 
 def test_audits_come_once_per_interval_on_average_and_the_same_in_every_replay() -> None:
@@ -161,8 +174,7 @@ def test_a_state_stored_and_read_again_decides_the_same(errors: list[float], cut
     state, _ = replay(errors[:cut], training)
     stored = TrajectoryState.from_dict(json.loads(json.dumps(state.as_dict())))
     assert stored.as_dict() == state.as_dict()
-    step = len(errors)
-    observation = Observation(step, errors[-1], 1)
+    observation = Observation(len(errors[:cut]), errors[-1], 1)
     assert decide(stored, observation, training)[1] == decide(state, observation, training)[1]
 
 
@@ -170,8 +182,9 @@ def test_a_state_stored_and_read_again_decides_the_same(errors: list[float], cut
 def test_deciding_leaves_the_state_as_it_was(errors: list[float]) -> None:
     state, _ = replay(errors, settings())
     before = state.as_dict()
-    first = decide(state, Observation(100, 0.3, 0), settings())
-    second = decide(state, Observation(100, 0.3, 0), settings())
+    step = len(errors)
+    first = decide(state, Observation(step, 0.3, 0), settings())
+    second = decide(state, Observation(step, 0.3, 0), settings())
     assert state.as_dict() == before
     assert first[1] == second[1] and first[0].as_dict() == second[0].as_dict()
 
@@ -182,7 +195,7 @@ def test_a_decision_costs_next_to_nothing() -> None:
     best = np.inf
     for _ in range(20):
         start = time.perf_counter()
-        for step in range(1000, 1100):
-            decide(state, Observation(step, 0.01, 0), training)
+        for step in range(state.steps, state.steps + 100):
+            state, _ = decide(state, Observation(step, 0.01, 0), training)
         best = min(best, (time.perf_counter() - start) / 100)
     assert best < 100e-6, f"{best * 1e6:.1f} microseconds"  # about 6 on an idle core

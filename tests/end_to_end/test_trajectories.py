@@ -1,0 +1,49 @@
+"""Several lattice clients, and several i-PI runs, with one broker and one model."""
+
+import re
+
+import numpy as np
+
+
+def set_beads(job, beads, name="input.xml"):
+    path = job.folder / name
+    path.write_text(path.read_text().replace("nbeads='1'", f"nbeads='{beads}'"))
+
+
+def test_two_lattice_clients_share_the_beads_of_one_trajectory(job):
+    job.set_steps(30)
+    set_beads(job, 4)
+    job.set(training__audit_interval=20, training__maximum=1e-3)
+    names = {
+        "broker": ("broker", "run.toml"),
+        "client-1": ("client", "run.toml"),
+        "client-2": ("client", "run.toml"),
+        "reference": ("reference", "run.toml"),
+        "i-pi": ("i-pi", "input.xml"),
+    }
+    processes = {name: job.start(*words, name=name) for name, words in names.items()}
+    for name, process in processes.items():
+        ended = job.end(process, name)
+        assert ended.code == 0, (name, ended.err)
+
+    # Every configuration is one step of the one trajectory, whichever client evaluated it.
+    with job.record() as record:
+        chunks = list(record.observations())
+        decisions = [d for d in record.decisions() if d.verdict == "label"]
+        states = record.trajectory_states()
+        labels = list(record.labels())
+    steps = np.concatenate([chunk.steps for chunk in chunks])
+    assert sorted(steps) == list(range(4 * 31))
+    assert set(states) == {"trajectory"}
+    assert states["trajectory"]["steps"] == 4 * 31
+    versions = np.concatenate([c.model_version for c in chunks])[np.argsort(steps)]
+    assert len(decisions) >= 3
+    assert len({d.step for d in decisions}) == len(decisions)
+    # In a synchronous run the step that took a label was answered by the model that knew it.
+    learnt = {label.request.step: label.prediction.model_version for label in labels[2:]}
+    for step, version in learnt.items():
+        assert versions[step] > version
+    # Both took part.
+    log = (job.folder / "broker.err").read_text()
+    shares = [int(n) for n in re.findall(r"left after (\d+) evaluations: i-PI ended", log)]
+    assert len(shares) == 2 and min(shares) > 0 and sum(shares) == 4 * 31
