@@ -133,6 +133,7 @@ def client(run_file: Path, trajectory: str) -> None:
         trajectory=trajectory,
         maximum_displacement=configuration.crystal.maximum_displacement,
         connection_limit=configuration.run.connection_limit,
+        keys=configuration.run.keys,
     )
 
 
@@ -166,6 +167,20 @@ def reference(run_file: Path) -> None:
         ),
         connection_deadline=section.connection_limit,
         failures_allowed=section.attempts - 1,
+    )
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIRECTORY")
+def keys(folder: Path) -> None:
+    """Make the keys that a broker reachable from other hosts needs (run.keys)."""
+    from anharm.wire.curve_keys import make_keys
+
+    for file in make_keys(folder):
+        click.echo(file)
+    click.echo(
+        "Another host that runs `anharm client` needs broker.key and client.key_secret; "
+        "broker.key_secret stays with the broker."
     )
 
 

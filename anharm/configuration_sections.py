@@ -21,9 +21,11 @@ from anharm.configuration_values import (
     Endpoint,
     ExistingFile,
     ExistingFiles,
+    KeyFolder,
     ReferenceAddress,
     RunDirectory,
     Supercell,
+    is_local,
     problem,
 )
 from anharm.errors import ConfigurationError
@@ -232,6 +234,10 @@ class CalculatorSection(Section):
 class ReferenceSection(Section):
     """Where labels (energies, forces, virials) come from."""
 
+    allow_remote: bool = Field(
+        default=False,
+        description="true or false (whether other hosts may connect, without any authentication)",
+    )
     address: ReferenceAddress = Field(
         default=FILLED_IN, description="`unix:NAME` or `tcp://HOST:PORT`"
     )
@@ -257,6 +263,18 @@ class ReferenceSection(Section):
         default=60.0, gt=0, le=1e8, description="a time in seconds above 0"
     )
     attempts: int = Field(default=3, ge=1, le=100, description="a number of attempts from 1 to 100")
+
+    @field_validator("address")
+    @classmethod
+    def _is_meant_if_remote(cls, value: str, info: ValidationInfo) -> str:
+        if not is_local(value) and info.data.get("allow_remote") is False:
+            raise problem(
+                "other hosts can reach this address, and the i-PI protocol has no "
+                "authentication: whoever connects can send false forces. Use `unix:NAME` or "
+                "tcp://127.0.0.1:PORT with an SSH tunnel, or, on a network that you trust, add "
+                "allow_remote = true to [reference] (docs/security.md)"
+            )
+        return value
 
     @field_validator("command")
     @classmethod
@@ -298,6 +316,9 @@ class RunSection(Section):
     mode: Literal["synchronous", "asynchronous"] = Field(
         default="synchronous", description='"synchronous" or "asynchronous"'
     )
+    keys: KeyFolder | None = Field(
+        default=None, description="the path of a folder made by `anharm keys`"
+    )
     broker: Endpoint | None = Field(
         default=None, description="a ZeroMQ endpoint such as tcp://127.0.0.1:5555"
     )
@@ -305,6 +326,17 @@ class RunSection(Section):
         default=60.0, gt=0, le=1e8, description="a time in seconds above 0"
     )
     stop_when_converged: bool = Field(default=False, description="true or false")
+
+    @field_validator("broker")
+    @classmethod
+    def _has_keys_if_remote(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not is_local(value) and info.data.get("keys", value) is None:
+            raise problem(
+                "other hosts can reach this endpoint, so the broker and its clients need keys: "
+                'make them with `anharm keys keys` and set keys = "keys" in [run], or use '
+                "tcp://127.0.0.1:PORT (docs/security.md)"
+            )
+        return value
 
     @property
     def broker_endpoint(self) -> str:

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from hashlib import sha256
+from ipaddress import ip_address
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +96,24 @@ def _is_tcp(value: str) -> bool:
     return match is not None and 1 <= int(match[1]) <= 65535
 
 
+def is_local(address: str) -> bool:
+    """Tell whether an address or endpoint is of this host alone, going by its text."""
+    if not address.startswith("tcp://"):
+        return True
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: whatever it stands for is known only when it is resolved
+
+
+def _require_folder(path: Path) -> Path:
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise problem(f"the folder {path} {what}; make one with `anharm keys {path}`")
+    return path
+
+
 def _supercell_matrix(value: object) -> IntegerMatrix:
     """Return the 3x3 matrix of `[a, b, c]` or of three rows of three integers."""
     rows = value if isinstance(value, (list, tuple)) else ()
@@ -160,6 +179,7 @@ def _normalise_cutoffs(value: object) -> CutoffTable:
 
 AbsolutePath = Annotated[Path, BeforeValidator(_resolve)]
 ExistingFile = Annotated[AbsolutePath, AfterValidator(_require_file)]
+KeyFolder = Annotated[AbsolutePath, AfterValidator(_require_folder)]
 ExistingFiles = Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)]
 RunDirectory = Annotated[AbsolutePath, BeforeValidator(_run_directory)]
 CommandLine = Annotated[str, AfterValidator(_check_command)]

@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import zmq
 
 from anharm.errors import RunFailed
+from anharm.wire.broker_connection import connect_to_broker
 from anharm.wire.messages import (
     LARGEST_FRAME,
     PROTOCOL_VERSION,
@@ -44,18 +46,22 @@ class BrokerLink:
         Name of the trajectory that this client's i-PI runs.
     silence_limit : float
         Longest time without any message from the broker, seconds.
+    keys : Path, optional
+        Folder of keys, for a broker that wants them.
     """
 
-    def __init__(self, endpoint: str, trajectory: str, silence_limit: float) -> None:
+    def __init__(
+        self, endpoint: str, trajectory: str, silence_limit: float, keys: Path | None = None
+    ) -> None:
         self.name = f"{trajectory}-{uuid.uuid4().hex[:8]}"
         self._endpoint = endpoint
         self._trajectory = trajectory
         self._limit = silence_limit
+        self._keys = keys
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_FRAME)
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.connect(endpoint)
+        self._socket = connect_to_broker(
+            self._context, endpoint, keys, largest_frame=LARGEST_FRAME, linger_milliseconds=1000
+        )
         self._closed = threading.Event()
         self._pulse = threading.Thread(target=self._keep_alive, daemon=True)
 
@@ -84,7 +90,7 @@ class BrokerLink:
             if not self._socket.poll(int(1000 * max(0.0, deadline - time.monotonic()))):
                 raise RunFailed(
                     f"the broker at {self._endpoint} has been silent for {self._limit:.0f} s; "
-                    "is `anharm broker` running with the same run.toml?"
+                    f"is `anharm broker` running with the same run.toml{self._and_keys}?"
                 )
             frame = self._socket.recv()
             try:
@@ -102,6 +108,12 @@ class BrokerLink:
                 reason = message.reason
                 logger.info("waiting for %s", reason or "the broker")
 
+    @property
+    def _and_keys(self) -> str:
+        if self._keys is None:
+            return ""
+        return f", and does it know the client of {self._keys} (the same client.key and broker.key)"
+
     def leave(self, failure: str = "") -> None:
         """Say goodbye and close."""
         self._closed.set()
@@ -114,9 +126,9 @@ class BrokerLink:
     def _keep_alive(self) -> None:
         """Tell the broker from time to time that this client is there, whatever i-PI does."""
         message = encode(Alive(self.name))
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(self._endpoint)
+        socket = connect_to_broker(
+            self._context, self._endpoint, self._keys, largest_frame=LARGEST_FRAME
+        )
         while not self._closed.wait(_ALIVE_SECONDS):
             try:
                 socket.send(message, zmq.NOBLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from pathlib import Path
 
 import numpy as np
 
@@ -149,6 +150,7 @@ def run_lattice_client(
     trajectory: str = "trajectory",
     maximum_displacement: float | None = None,
     connection_limit: float = 60.0,
+    keys: Path | None = None,
 ) -> None:
     """Serve i-PI until it ends, with the broker's model.
 
@@ -166,13 +168,15 @@ def run_lattice_client(
         Angstrom.
     connection_limit : float
         Deadline for i-PI to appear, and longest silence of the broker, seconds.
+    keys : Path, optional
+        Folder of keys, for a broker that wants them.
 
     Raises
     ------
     AnharmError
         If i-PI or the broker does not appear or disappears, or the model cannot follow.
     """
-    link = BrokerLink(broker_endpoint, trajectory, connection_limit)
+    link = BrokerLink(broker_endpoint, trajectory, connection_limit, keys)
     failure = "it was interrupted"
     try:
         client = LatticeClient(link, supercell_matrix, maximum_displacement)

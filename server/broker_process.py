@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.model.sites import assign_sites
 from anharm.server.broker import Broker, Reply
+from anharm.server.broker_socket import broker_socket
 from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.server.labelling import (
     AttemptFailed,
@@ -30,12 +29,11 @@ from anharm.server.labelling import (
     RequestFailed,
 )
 from anharm.server.learner import Learner, System, build_system
-from anharm.server.preflight import is_in_use
 from anharm.server.record import Record
 from anharm.server.record_schema import content_hash
 from anharm.wire.addresses import parse_address
 from anharm.wire.driver_protocol import Configuration
-from anharm.wire.messages import LARGEST_CLIENT_FRAME, BadMessage, decode, encode
+from anharm.wire.messages import BadMessage, decode, encode, largest_client_frame
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +149,7 @@ class _BrokerProcess:
             time_limit=reference.time_limit,
             attempts=reference.attempts,
             first_configuration=ideal if reference.first_geometry else None,
+            allow_remote=reference.allow_remote,
         )
         learner = Learner(
             system,
@@ -160,15 +159,20 @@ class _BrokerProcess:
         )
         self.record = record
         self.broker = Broker(configuration, record, learner, self.labelling, ideal)
+        self.largest_frame = largest_client_frame(len(ideal.positions))
         self.stopping = ""
         self._deserted_since = time.monotonic()
         self._lonely_since = time.monotonic()
 
     def run(self) -> None:
         """Serve until the broker stops."""
+        run = self.configuration.run
         self.labelling.start()
         try:
-            with _router(self.configuration.run.broker_endpoint) as socket, _signals(self):
+            with (
+                broker_socket(run.broker_endpoint, run.keys, self.largest_frame) as socket,
+                _signals(self),
+            ):
                 self._send(socket, self.broker.start())
                 self._loop(socket)
         finally:
@@ -210,7 +214,10 @@ class _BrokerProcess:
                 logger.warning("a message of %d frames was dropped", len(frames))
                 continue
             try:
-                self._send(socket, self.broker.handle(frames[0], decode(frames[1]), now))
+                self._send(
+                    socket,
+                    self.broker.handle(frames[0], decode(frames[1], self.largest_frame), now),
+                )
             except BadMessage as error:
                 logger.warning("a message was dropped: %s", error)
 
@@ -267,48 +274,6 @@ class _BrokerProcess:
                 socket.send_multipart([address, encode(message)], zmq.NOBLOCK)
             except zmq.ZMQError as error:
                 logger.warning("a client could not be answered: %s", error)
-
-
-@contextmanager
-def _router(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
-    """A ROUTER socket bound to the endpoint, closed with its last messages sent."""
-    context = zmq.Context()
-    socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_CLIENT_FRAME)
-    socket.setsockopt(zmq.LINGER, 2000)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-    try:
-        _bind(socket, endpoint)
-        yield socket
-    finally:
-        socket.close()
-        context.term()
-        if endpoint.startswith("ipc://"):
-            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
-
-
-def _bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Bind, in a directory of the user's own for a UNIX socket.
-
-    Raises
-    ------
-    RunFailed
-        If the endpoint is in use or cannot be made.
-    """
-    try:
-        if endpoint.startswith("ipc://"):
-            folder = Path(endpoint.removeprefix("ipc://")).parent
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if is_in_use(parse_address(endpoint.replace("ipc://", "unix:"))):
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))  # ZeroMQ would steal
-            if folder.stat().st_uid != os.getuid():
-                raise RunFailed(f"the folder {folder} for the broker's socket is not yours")
-        socket.bind(endpoint)
-    except (OSError, zmq.ZMQError) as error:
-        raise RunFailed(
-            f"the broker cannot listen at {endpoint}: {error.strerror}; stop the process that "
-            "uses it, or set run.broker to another endpoint"
-        ) from error
 
 
 @contextmanager

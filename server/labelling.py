@@ -26,7 +26,12 @@ from anharm.server.labelling_events import (
 )
 from anharm.server.labelling_queue import RequestQueue
 from anharm.server.wake_up import WakeUp
-from anharm.wire.addresses import SocketAddress, close_listening_socket, listen
+from anharm.wire.addresses import (
+    SocketAddress,
+    close_listening_socket,
+    is_loopback,
+    listen,
+)
 from anharm.wire.driver_protocol import Configuration, Evaluation
 
 __all__ = [
@@ -45,6 +50,12 @@ logger = logging.getLogger(__name__)
 
 LARGEST_NUMBER_OF_CLIENTS = 256
 CLOSING_SECONDS = 5.0
+REMOTE_WARNING = (
+    "the labelling port %s may be reachable from other hosts, and the i-PI protocol has no "
+    "authentication: whoever connects to it sees the configurations and can send false forces, of "
+    "which only gross errors are found. Use it on a network that you trust, or through an SSH "
+    "tunnel"
+)
 
 
 class LabellingServer:
@@ -112,6 +123,8 @@ class LabellingServer:
             As `anharm.wire.addresses.listen` does.
         """
         self._listener = listen(self.address, allow_remote=self._allow_remote)
+        if self._allow_remote and not is_loopback(self._listener):
+            logger.warning(REMOTE_WARNING, self.address)
         if self.address.kind == "tcp":
             port = self._listener.getsockname()[1]
             self.address = SocketAddress("tcp", host=self.address.host, port=port)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anharm.configuration import RunConfiguration
+from anharm.configuration_values import is_local
 from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.engine_consistency import check_consistency, read_dft_input
 from anharm.server.engine_input import EngineInput, read_engine_input
@@ -22,6 +23,7 @@ from anharm.server.engine_restart import (
     with_total_steps,
     without_total_steps,
 )
+from anharm.server.labelling import REMOTE_WARNING
 from anharm.server.learner import System, build_system
 from anharm.server.record_database import FILE_NAME
 from anharm.wire.addresses import SocketAddress, parse_address
@@ -55,6 +57,8 @@ def prepare(configuration: RunConfiguration) -> Preparation:
     engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
     system = build_system(configuration)
     reference = configuration.reference
+    if not is_local(reference.address):
+        logger.warning(REMOTE_WARNING, reference.address)
     dft = None
     if reference.input is not None:
         dft = read_dft_input(reference.input, reference.input_format)

@@ -28,7 +28,15 @@ from anharm.server.processes import (
     wait_until_ended,
 )
 from anharm.server.record_database import FILE_NAME
-from anharm.wire.messages import Status, StatusRequest, decode, encode
+from anharm.wire.broker_connection import connect_to_broker
+from anharm.wire.messages import (
+    LARGEST_CLIENT_FRAME,
+    BadMessage,
+    Status,
+    StatusRequest,
+    decode,
+    encode,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +112,9 @@ class _Supervisor:
         self.broker: ManagedProcess | None = None
         self.client: ManagedProcess | None = None
         self.engine: ManagedProcess | None = None
-        self._line = _StatusLine(self.configuration.run.broker_endpoint)
+        self._line = _StatusLine(
+            self.configuration.run.broker_endpoint, self.configuration.run.keys
+        )
 
     def run(self) -> None:
         """Start everything, watch it, and return when i-PI and the broker have ended."""
@@ -274,12 +284,11 @@ class _Supervisor:
 class _StatusLine:
     """Asks the broker for its status."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: str, keys: Path | None) -> None:
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(endpoint)
+        self._socket = connect_to_broker(
+            self._context, endpoint, keys, largest_frame=LARGEST_CLIENT_FRAME
+        )
         self._asked = False
 
     def ask(self, seconds: float) -> Status | None:
@@ -290,7 +299,12 @@ class _StatusLine:
         if not self._socket.poll(int(seconds * 1000)):
             return None
         self._asked = False
-        message = decode(self._socket.recv())
+        try:
+            message = decode(self._socket.recv())
+        except BadMessage as error:
+            raise RunFailed(
+                f"the broker's address answers with what is no message: {error}"
+            ) from error
         return message if isinstance(message, Status) else None
 
     def close(self) -> None:

@@ -88,16 +88,21 @@ def listen(
     if address.kind == "unix":
         return _listen_unix(Path(address.path), address, backlog)
     family, numeric = _resolve(address)
-    if not allow_remote and not ipaddress.ip_address(numeric[0].partition("%")[0]).is_loopback:
+    if not allow_remote and not _is_loopback(numeric[0]):
         raise ConfigurationError(
             f"address {address} can be reached from other hosts, and the i-PI protocol knows "
             "no authentication: whoever connects can send forces. Use a UNIX socket or "
-            "127.0.0.1 (with an SSH tunnel, if need be), or allow remote clients explicitly "
+            "127.0.0.1 (with an SSH tunnel, if need be), or set reference.allow_remote = true "
             "on a network that you trust"
         )
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return _bind(listener, numeric, address, backlog)
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Tell whether only this host can reach a listening socket."""
+    return listener.family == socket.AF_UNIX or _is_loopback(listener.getsockname()[0])
 
 
 def close_listening_socket(listener: socket.socket) -> None:
@@ -146,6 +151,10 @@ def connect(
             )
         sleep(max(0.0, min(pause, deadline_seconds - waited)))
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def _socket_path(text: str) -> str:

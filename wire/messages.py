@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 PROTOCOL_VERSION = 1
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
-LARGEST_CLIENT_FRAME = 1 << 26  # bytes; a configuration of a million atoms is 24 MB
+LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms are 24 MB
 _LARGEST_TEXT = 1 << 16
 _LARGEST_NUMBER = 1 << 53  # steps are counted further on, and must fit into 64 bits
 
@@ -158,6 +158,12 @@ Message = (
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bytes": bytes, "bool": bool}
+
+
+def largest_client_frame(n_atoms: int) -> int:
+    """Return the most bytes that a client of a system may send at once."""
+    texts = 6 * _LARGEST_TEXT  # two of them, of characters that take up to three bytes
+    return min(texts + 24 * (n_atoms + 3), LARGEST_CLIENT_FRAME)
 
 
 def encode(message: Message) -> bytes:

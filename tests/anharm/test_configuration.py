@@ -214,6 +214,32 @@ def test_a_temporary_folder_too_long_for_sockets_is_refused(
         _ = load(folder, MINIMAL).run.broker_endpoint
 
 
+REMOTE = ("tcp://0.0.0.0:5555", "tcp://192.168.0.7:5555", "tcp://head:5555", "tcp://[::]:5555")
+LOCAL = ("tcp://127.0.0.1:5555", "tcp://127.0.1.1:5555", "tcp://[::1]:5555", "tcp://localhost:5555")
+
+
+@pytest.mark.parametrize("address", REMOTE)
+def test_what_other_hosts_can_reach_needs_keys_or_a_word(folder: Path, address: str) -> None:
+    with pytest.raises(ConfigurationError, match="anharm keys"):
+        load(folder, f'{MINIMAL}[run]\nbroker = "{address}"')
+    with pytest.raises(ConfigurationError, match="allow_remote = true"):
+        load(folder, f'{MINIMAL}[reference]\naddress = "{address}"')
+    (folder / "keys").mkdir(exist_ok=True)
+    run = load(folder, f'{MINIMAL}[run]\nbroker = "{address}"\nkeys = "keys"').run
+    assert run.keys == folder / "keys"
+    load(folder, f'{MINIMAL}[reference]\naddress = "{address}"\nallow_remote = true')
+
+
+@pytest.mark.parametrize("address", LOCAL)
+def test_what_is_of_this_host_needs_none(folder: Path, address: str) -> None:
+    load(folder, f'{MINIMAL}[run]\nbroker = "{address}"\n[reference]\naddress = "{address}"')
+
+
+def test_a_folder_of_keys_that_is_not_there_is_told_how_to_make(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"does not exist; make one with `anharm keys"):
+        load(folder, f'{MINIMAL}[run]\nkeys = "no-keys"')
+
+
 def test_two_configurations_have_two_reference_addresses(folder: Path) -> None:
     first = load(folder, f"{MINIMAL}[reference]\n").reference
     (folder / "other.toml").write_text(f"{MINIMAL}[reference]\n")
