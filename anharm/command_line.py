@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from anharm.configuration import RunConfiguration
 
 RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
+RUN_DIRECTORY = click.argument(
+    "directory", type=click.Path(path_type=Path), metavar="RUN_DIRECTORY"
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -285,3 +288,43 @@ def phonons_command(
     from anharm.phonons_command import phonons
 
     click.echo(phonons(model_file, output, supercell, path, samples, probability))
+
+
+@cli.command(name="convergence")
+@RUN_DIRECTORY
+@click.option(
+    "--configurations",
+    "files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Replay these instead of the configurations that the record keeps: i-PI's own xyz, or "
+    "what ASE reads; may be repeated.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Configurations per trajectory, evenly chosen.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Picture (.pdf, .png, .svg).")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def convergence_command(
+    directory: Path, files: tuple[Path, ...], frames: int, output: Path | None, as_json: bool
+) -> None:
+    """Show how the error fell with the labels: every model version on the same configurations."""
+    from rich.console import Console
+
+    from anharm import convergence_command as command
+
+    if output is not None:
+        command.check_picture_name(output)
+    curve = command.find_convergence(directory, files, frames, show_progress=sys.stderr.isatty())
+    if as_json:
+        click.echo(json.dumps(curve.as_dict(), indent=2))
+    else:
+        command.print_convergence(curve, Console())
+    if output is not None:
+        command.write_picture(curve, output)
+        click.echo(f"written to {output}", err=as_json)

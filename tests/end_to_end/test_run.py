@@ -1,6 +1,7 @@
 """`anharm run` from beginning to end, with the real i-PI and real reference codes."""
 
 import contextlib
+import json
 import re
 import socket
 
@@ -67,6 +68,7 @@ def test_a_run_learns_while_ipi_goes_on(job):
 
     _expect_true_labels(job, labels)
     _expect_good_model(job, labels, models[-1])
+    _expect_convergence(job, len(models), sample)
 
 
 def _expect_true_labels(job, labels):
@@ -80,6 +82,21 @@ def _expect_true_labels(job, labels):
     reasons = [label.request.reason for label in labels]
     assert reasons[0].startswith("initial")
     assert any("of trajectory trajectory" in reason for reason in reasons)
+
+
+def _expect_convergence(job, n_models, sample):
+    """The record's sample and i-PI's own trajectory, of ten steps each, tell the same."""
+    own = job.directory / "silicon.pos_0.xyz"
+    curves = []
+    for words in ([], ["--configurations", str(own)]):
+        ended = job.command("convergence", str(job.directory), "--json", *words)
+        assert ended.code == 0, ended.err
+        found = json.loads(ended.out)
+        assert len(found["models"]) == n_models
+        curves.append([next(iter(model["average_error"].values())) for model in found["models"]])
+        (used,) = found["configurations"].values()
+        assert used["used"] == (31 if words else len(sample))
+    np.testing.assert_allclose(curves[0], curves[1], rtol=0.15)
 
 
 def _expect_good_model(job, labels, version):

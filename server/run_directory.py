@@ -1,0 +1,62 @@
+"""What a run directory says about its run, beside the record itself."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from anharm.configuration import TrainingSection
+from anharm.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The part of a run's configuration that is needed to look at it later.
+
+    Attributes
+    ----------
+    training : TrainingSection
+    maximum_displacement : float or None
+        Angstrom.
+    engine_input : str
+        Name of i-PI's input in the run directory; empty if there is none.
+    synchronous : bool
+    text : str
+        The whole run.toml.
+    """
+
+    training: TrainingSection
+    maximum_displacement: float | None
+    engine_input: str
+    synchronous: bool
+    text: str
+
+
+def run_settings(directory: Path, metadata: Mapping[str, str]) -> RunSettings:
+    """Read the settings of a run from its record's metadata.
+
+    Raises
+    ------
+    ConfigurationError
+        If this version of anharm cannot read them.
+    """
+    text = metadata.get("configuration", "")
+    try:
+        table = tomllib.loads(text)
+        training = TrainingSection.model_validate(table.get("training", {}))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigurationError(
+            f"the configuration that the record in {directory} keeps cannot be read by this "
+            f"version of anharm: {error}"
+        ) from error
+    return RunSettings(
+        training=training,
+        maximum_displacement=table.get("crystal", {}).get("maximum_displacement"),
+        engine_input=Path(table.get("engine", {}).get("input", "")).name,
+        synchronous=table.get("run", {}).get("mode", "synchronous") == "synchronous",
+        text=text,
+    )
