@@ -1,9 +1,9 @@
 """Compiled evaluation of polynomials in the displacements, all cells of the supercell at once.
 
-A program is a forest of monomials in depth-first order: a node at depth d multiplies the product
-of its ancestors by one displacement component. Walking down forms products, walking back up
-accumulates derivatives (reverse differentiation), so each node costs three multiply-adds per cell
-whatever its order. Cells (times configurations) are the lanes of vector instructions.
+Walking down a tree of monomials (`forest`) forms products, walking back up accumulates derivatives
+(reverse differentiation), so each node costs three multiply-adds per cell whatever its order, and
+a leaf two. Cells (times configurations) are the lanes of vector instructions; the configurations
+of one cell are neighbouring lanes, and neighbours in memory too.
 
 The virial of the reference positions comes from the same walk. A homogeneous strain moves a body
 at R by strain @ R; the sum rules leave the origin of R free for each factor of a monomial, as long
@@ -16,263 +16,302 @@ so it belongs to the virial of the ideal crystal, which labels give (`virial_per
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.forest import Forest
+from anharm.model.lanes import LANE_BYTES, broadcast, load, multiply, multiply_add, store
 
-LANES = 32
 _MAXIMUM_DEPTH = 8
+_CACHE_LINE = 64  # bytes
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _add_second_moment(
-    slot: int,
-    axis: int,
-    adjoints: FloatArray,
-    values: FloatArray,
-    offsets: FloatArray,
-    virial: FloatArray,
+class Workspace(NamedTuple):
+    """What one block of lanes needs, each row one vector of lanes."""
+
+    values: FloatArray  # (n_bodies * 3, lanes)
+    gradient: FloatArray  # (n_bodies * 3, lanes)
+    virial: FloatArray  # (9, lanes)
+    products: FloatArray  # (depth, lanes)
+    adjoints: FloatArray  # (depth, lanes)
+    path: IntArray  # (depth,)
+
+
+class Runs(NamedTuple):
+    """The lanes of one block: runs of configurations of one cell after another."""
+
+    cells: IntArray
+    configurations: IntArray
+    lanes: IntArray
+    lengths: IntArray
+
+
+_compiled = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+
+
+@_compiled
+def _workspace(n_variables: int, like: FloatArray) -> Workspace:
+    """Rows that begin where cache lines do, else each access would touch two of them."""
+    width = LANE_BYTES // like.itemsize
+    memory = np.zeros((2 * n_variables + 10 + 2 * _MAXIMUM_DEPTH) * width, like.dtype)
+    begin = (-memory.ctypes.data % _CACHE_LINE) // like.itemsize
+    last = begin + (len(memory) // width - 1) * width
+    rows = memory[begin:last].reshape((-1, width))
+    products = rows[2 * n_variables + 9 : 2 * n_variables + 9 + _MAXIMUM_DEPTH]
+    products[0] = 1
+    return Workspace(
+        rows[:n_variables],
+        rows[n_variables : 2 * n_variables],
+        rows[2 * n_variables : 2 * n_variables + 9],
+        products,
+        rows[2 * n_variables + 9 + _MAXIMUM_DEPTH :],
+        np.zeros(_MAXIMUM_DEPTH, dtype=np.int64),
+    )
+
+
+@_compiled
+def _open_leaves(
+    forest: Forest, node: int, coefficients: FloatArray, depth: int, work: Workspace
 ) -> None:
-    """Derivative with respect to the anchor, times the way from the second lowest body to it."""
+    """All leaves of a node: their part of the gradient, and the node's own derivative."""
+    values, gradient = work.values, work.gradient
+    product = load(work.products, depth)
+    total = broadcast(coefficients[node])
+    n_nodes = len(forest.depths)
+    for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
+        variable = forest.leaf_variables[leaf]
+        coefficient = broadcast(coefficients[n_nodes + leaf])
+        total = multiply_add(coefficient, load(values, variable), total)
+        store(gradient, variable, multiply_add(coefficient, product, load(gradient, variable)))
+    store(work.adjoints, depth, total)
+
+
+@_compiled
+def _leaf_moments(
+    forest: Forest, node: int, coefficients: FloatArray, positions: FloatArray, work: Workspace
+) -> None:
+    """Derivative by the anchor, times the way to it, where the second lowest body is a leaf."""
+    anchor, axis = divmod(forest.node_variables[node], 3)
+    n_nodes = len(forest.depths)
     for other in range(3):
-        offset = offsets[slot, other]
-        for lane in range(LANES):
-            virial[axis, other, lane] += offset * adjoints[lane] * values[lane]
+        moment = load(work.virial, axis * 3 + other)
+        for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
+            variable = forest.leaf_variables[leaf]
+            offset = positions[variable // 3, other] - positions[anchor, other]
+            weight = broadcast(coefficients[n_nodes + leaf] * offset)
+            moment = multiply_add(weight, load(work.values, variable), moment)
+        store(work.virial, axis * 3 + other, moment)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@_compiled
+def _node_moment(variable: int, positions: FloatArray, work: Workspace) -> None:
+    """The same, where the second lowest body is an inner node."""
+    anchor, axis = divmod(work.path[1], 3)
+    weight = multiply(load(work.adjoints, 2), load(work.values, variable))
+    for other in range(3):
+        offset = broadcast(positions[variable // 3, other] - positions[anchor, other])
+        moment = load(work.virial, axis * 3 + other)
+        store(work.virial, axis * 3 + other, multiply_add(offset, weight, moment))
+
+
+@_compiled
 def _differentiate(
-    start: int,
-    stop: int,
-    depths: IntArray,
-    node_slots: IntArray,
+    forest: Forest,
+    column: int,
     coefficients: FloatArray,
-    variables: IntArray,
-    offsets: FloatArray,
-    lane_values: FloatArray,
-    products: FloatArray,
-    adjoints: FloatArray,
-    slots: IntArray,
-    gradient: FloatArray,
-    virial: FloatArray,
+    positions: FloatArray,
+    work: Workspace,
     wants_virial: bool,
 ) -> None:
-    """Value (in adjoints[0]) and gradient (added by slot) of one column's polynomial."""
-    for lane in range(LANES):
-        products[0, lane] = 1.0
-        adjoints[0, lane] = 0.0
+    """Value (in adjoints[0]) and gradient (added) of one column's polynomial."""
+    values, gradient, products, adjoints = work.values, work.gradient, work.products, work.adjoints
+    path = work.path
     current = 0
-    for node in range(start, stop + 1):
-        depth = depths[node] if node < stop else 1
-        while current >= depth:
-            slot = slots[current]
-            values = lane_values[variables[slot]]
-            for lane in range(LANES):
-                gradient[slot, lane] += adjoints[current, lane] * products[current - 1, lane]
-                adjoints[current - 1, lane] += adjoints[current, lane] * values[lane]
+    stop = forest.node_starts[column + 1]
+    for node in range(forest.node_starts[column], stop + 1):
+        depth = forest.depths[node] if node < stop else 1
+        while current >= max(depth, 1):
+            variable = path[current]
+            adjoint = load(adjoints, current)
+            slope = multiply_add(adjoint, load(products, current - 1), load(gradient, variable))
+            store(gradient, variable, slope)
+            above = multiply_add(adjoint, load(values, variable), load(adjoints, current - 1))
+            store(adjoints, current - 1, above)
             if wants_virial and current == 2:
-                axis = variables[slots[1]] % 3
-                _add_second_moment(slot, axis, adjoints[2], values, offsets, virial)
+                _node_moment(variable, positions, work)
             current -= 1
         if node == stop:
             break
-        slot = node_slots[node]
-        values = lane_values[variables[slot]]
-        coefficient = coefficients[node]
-        if node + 1 == stop or depths[node + 1] <= depth:
-            for lane in range(LANES):
-                gradient[slot, lane] += coefficient * products[depth - 1, lane]
-                adjoints[depth - 1, lane] += coefficient * values[lane]
-            if wants_virial and depth == 2:
-                axis = variables[slots[1]] % 3
-                adjoints[2, :] = coefficient
-                _add_second_moment(slot, axis, adjoints[2], values, offsets, virial)
-        else:
-            for lane in range(LANES):
-                products[depth, lane] = products[depth - 1, lane] * values[lane]
-                adjoints[depth, lane] = coefficient
-            slots[depth] = slot
-            current = depth
+        if depth > 0:
+            variable = forest.node_variables[node]
+            path[depth] = variable
+            store(products, depth, multiply(load(products, depth - 1), load(values, variable)))
+        _open_leaves(forest, node, coefficients, depth, work)
+        if wants_virial and depth == 1:
+            _leaf_moments(forest, node, coefficients, positions, work)
+        current = depth
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def _first_moments(
-    variables: IntArray, offsets: FloatArray, gradient: FloatArray, virial: FloatArray
-) -> None:
+@_compiled
+def _first_moments(forest: Forest, column: int, positions: FloatArray, work: Workspace) -> None:
     """Gradient times the way from the anchor, with the sign of a virial."""
-    for slot in range(len(variables)):
-        axis = variables[slot] % 3
+    anchor = forest.anchors[column]
+    for index in range(forest.variable_starts[column], forest.variable_starts[column + 1]):
+        variable = forest.variables[index]
+        body, axis = divmod(variable, 3)
+        gradient = load(work.gradient, variable)
         for other in range(3):
-            offset = offsets[slot, other]
-            for lane in range(LANES):
-                virial[axis, other, lane] -= offset * gradient[slot, lane]
+            offset = broadcast(positions[anchor, other] - positions[body, other])
+            moment = multiply_add(offset, gradient, load(work.virial, axis * 3 + other))
+            store(work.virial, axis * 3 + other, moment)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@_compiled
+def _divide_into_runs(begin: int, stop: int, n_configurations: int, runs: Runs) -> int:
+    """Runs of the lanes from begin to stop, numbered by cell and then configuration."""
+    count, lane = 0, begin
+    while lane < stop:
+        cell, configuration = divmod(lane, n_configurations)
+        length = min(n_configurations - configuration, stop - lane)
+        runs.cells[count], runs.configurations[count] = cell, configuration
+        runs.lanes[count], runs.lengths[count] = lane - begin, length
+        lane += length
+        count += 1
+    return count
+
+
+@_compiled
 def _gather(
-    displacements: FloatArray,
-    body_atoms: IntArray,
-    configurations: IntArray,
-    cells: IntArray,
-    used: int,
-    values: FloatArray,
+    displacements: FloatArray, body_atoms: IntArray, runs: Runs, n_runs: int, values: FloatArray
 ) -> None:
-    """Displacements of every body for the cells of one block of lanes; zero beyond them."""
-    values[:, used:] = 0.0
+    """Displacements of every body in one block of lanes."""
+    alone = displacements.shape[2] == 1
     for body in range(body_atoms.shape[0]):
-        for lane in range(used):
-            atom = body_atoms[body, cells[lane]]
+        atoms = body_atoms[body]
+        for run in range(n_runs):
+            atom, first, lane = atoms[runs.cells[run]], runs.configurations[run], runs.lanes[run]
+            if alone:
+                for axis in range(3):
+                    values[body * 3 + axis, lane] = displacements[atom, axis, 0]
+                continue
             for axis in range(3):
-                values[body * 3 + axis, lane] = displacements[configurations[lane], atom, axis]
+                for index in range(runs.lengths[run]):
+                    values[body * 3 + axis, lane + index] = displacements[atom, axis, first + index]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@_compiled
 def _scatter(
     variables: IntArray,
     body_atoms: IntArray,
-    configurations: IntArray,
-    cells: IntArray,
-    used: int,
+    runs: Runs,
+    n_runs: int,
     gradient: FloatArray,
     forces: FloatArray,
 ) -> None:
-    """Subtract the gradient by slot from the forces on the atoms (n_conf, n_atoms, 3)."""
-    for slot in range(len(variables)):
-        body, axis = divmod(variables[slot], 3)
+    """Subtract the gradient by variable from the forces (n_atoms, 3, n_configurations)."""
+    alone = forces.shape[2] == 1
+    for variable in variables:
+        body, axis = divmod(variable, 3)
         atoms = body_atoms[body]
-        for lane in range(used):
-            forces[configurations[lane], atoms[cells[lane]], axis] -= gradient[slot, lane]
+        if alone:
+            for run in range(n_runs):
+                forces[atoms[runs.cells[run]], axis, 0] -= gradient[variable, run]
+            continue
+        for run in range(n_runs):
+            atom, first, lane = atoms[runs.cells[run]], runs.configurations[run], runs.lanes[run]
+            for index in range(runs.lengths[run]):
+                forces[atom, axis, first + index] -= gradient[variable, lane + index]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def _add_up(lanes: FloatArray, runs: Runs, n_runs: int, totals: FloatArray) -> None:
+    """Add a row of lanes to the totals of their configurations."""
+    if len(totals) == 1:
+        total = lanes.dtype.type(0)
+        for lane in range(n_runs):
+            total += lanes[lane]
+        totals[0] += total
+        return
+    for run in range(n_runs):
+        first, lane = runs.configurations[run], runs.lanes[run]
+        for index in range(runs.lengths[run]):
+            totals[first + index] += lanes[lane + index]
+
+
+@_compiled
 def evaluate(
-    node_starts: IntArray,
-    variable_starts: IntArray,
-    outputs: IntArray,
-    depths: IntArray,
-    node_slots: IntArray,
+    forest: Forest,
     coefficients: FloatArray,
-    variables: IntArray,
-    offsets: FloatArray,
+    positions: FloatArray,
+    columns: IntArray,
+    rows: IntArray,
     displacements: FloatArray,
     body_atoms: IntArray,
+    target_atoms: IntArray,
+    first_cell: int,
+    last_cell: int,
     energies: FloatArray,
     forces: FloatArray,
     virials: FloatArray,
 ) -> None:
-    """Energy, forces and virial of every output of a program.
+    """Add energy, forces and virial of some columns of a forest to the results.
+
+    All numbers have one precision, float64 or float32.
 
     Parameters
     ----------
-    node_starts, variable_starts : (n_columns + 1,) int
-        Where each column's nodes and variables begin.
-    outputs : (n_columns,) int
-        The output that each column is added to.
-    depths, node_slots, coefficients : (n_nodes,)
-        The forest; a slot is a variable's number within its column.
-    variables : (n_slots,) int
-        Body * 3 + axis of each slot.
-    offsets : (n_slots, 3) float
-        Ideal position of each slot's body relative to the column's anchor, Angstrom.
-    displacements : (n_configurations, n_atoms, 3) float
+    forest : Forest
+    coefficients : (forest.size,) float
+    positions : (n_bodies, 3) float
+        Ideal positions of the bodies, Angstrom.
+    columns, rows : (n_columns,) int
+        The columns to evaluate, and the row of the results that each is added to.
+    displacements : (n_atoms, 3, n_configurations) float
         Angstrom, in the supercell's order.
-    body_atoms : (n_bodies, n_cells) int
-        The atom that each body of a cluster anchored in each cell is.
-    energies : (n_outputs, n_configurations) float
-        Result, eV per unit of the output's parameter.
-    forces : (n_outputs, n_configurations, n_atoms, 3) float
+    body_atoms, target_atoms : (n_bodies, n_cells) int
+        For clusters anchored in each cell, the atom that each body is, and the one that the
+        force on it is added to.
+    first_cell, last_cell : int
+        The cells to sum over: from the first up to, not including, the last.
+    energies : (n_rows, n_configurations) float
+        Result, eV per unit of the output's parameter. Of length 0 if not wanted.
+    forces : (n_rows, n_targets, 3, n_configurations) float
         Result, eV/Angstrom per unit.
-    virials : (n_outputs, n_configurations, 3, 3) float
+    virials : (n_rows, 9, n_configurations) float
         Result, eV per unit: the part due to the reference positions. Of length 0 if not wanted.
     """
-    n_configurations = displacements.shape[0]
-    n_bodies, n_cells = body_atoms.shape
-    n_columns = len(node_starts) - 1
-    n_lanes = n_configurations * n_cells
-    wants_virial = len(virials) > 0
-    largest = 0
-    for column in range(n_columns):
-        largest = max(largest, variable_starts[column + 1] - variable_starts[column])
-    values = np.zeros((n_bodies * 3, LANES))
-    gradient = np.zeros((largest, LANES))
-    virial = np.zeros((3, 3, LANES))
-    products = np.zeros((_MAXIMUM_DEPTH, LANES))
-    adjoints = np.zeros((_MAXIMUM_DEPTH, LANES))
-    slots = np.zeros(_MAXIMUM_DEPTH, dtype=np.int64)
-    configurations = np.zeros(LANES, dtype=np.int64)
-    cells = np.zeros(LANES, dtype=np.int64)
-    energies[:] = 0.0
-    forces[:] = 0.0
-    virials[:] = 0.0
-    for begin in range(0, n_lanes, LANES):
-        used = min(LANES, n_lanes - begin)
-        for lane in range(used):
-            configurations[lane], cells[lane] = divmod(begin + lane, n_cells)
-        _gather(displacements, body_atoms, configurations, cells, used, values)
-        for column in range(n_columns):
-            first, last = variable_starts[column], variable_starts[column + 1]
-            output = outputs[column]
-            gradient[: last - first] = 0.0
-            _differentiate(
-                node_starts[column], node_starts[column + 1],
-                depths, node_slots, coefficients, variables[first:last], offsets[first:last],
-                values, products, adjoints, slots, gradient, virial, wants_virial,
-            )  # fmt: skip
-            for lane in range(used):
-                energies[output, configurations[lane]] += adjoints[0, lane]
-            _scatter(
-                variables[first:last], body_atoms, configurations, cells, used,
-                gradient, forces[output],
-            )  # fmt: skip
+    n_configurations = displacements.shape[2]
+    n_bodies = body_atoms.shape[0]
+    width = LANE_BYTES // displacements.itemsize
+    last_lane = last_cell * n_configurations
+    wants_energy, wants_virial = len(energies) > 0, len(virials) > 0
+    work = _workspace(n_bodies * 3, displacements)
+    runs = Runs(
+        np.zeros(width, np.int64),
+        np.zeros(width, np.int64),
+        np.zeros(width, np.int64),
+        np.zeros(width, np.int64),
+    )
+    for begin in range(first_cell * n_configurations, last_lane, width):
+        n_runs = _divide_into_runs(begin, min(begin + width, last_lane), n_configurations, runs)
+        work.values[:, min(width, last_lane - begin) :] = 0
+        _gather(displacements, body_atoms, runs, n_runs, work.values)
+        for index in range(len(columns)):
+            column, row = columns[index], rows[index]
+            used = forest.variables[
+                forest.variable_starts[column] : forest.variable_starts[column + 1]
+            ]
+            for variable in used:
+                work.gradient[variable, :] = 0
+            _differentiate(forest, column, coefficients, positions, work, wants_virial)
+            _scatter(used, target_atoms, runs, n_runs, work.gradient, forces[row])
+            if wants_energy:
+                _add_up(work.adjoints[0], runs, n_runs, energies[row])
             if wants_virial:
-                _first_moments(variables[first:last], offsets[first:last], gradient, virial)
-                for lane in range(used):
-                    virials[output, configurations[lane]] += virial[:, :, lane]
-                virial[:] = 0.0
-
-
-@njit(cache=True)
-def grow_forest(terms: IntArray, starts: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Merge the common beginnings of sorted monomials into a forest, column by column.
-
-    Parameters
-    ----------
-    terms : (n_terms, n) int
-        Variables of each monomial in ascending order, padded behind with -1; the terms of each
-        column sorted lexicographically.
-    starts : (n_columns + 1,) int
-        Where each column's terms begin.
-
-    Returns
-    -------
-    depths, variables : (n_nodes,) int
-    term_nodes : (n_terms,) int
-        The node at which each monomial ends.
-    node_starts : (n_columns + 1,) int
-    """
-    n_terms, width = terms.shape
-    depths = np.empty(n_terms * width, dtype=np.int64)
-    variables = np.empty(n_terms * width, dtype=np.int64)
-    term_nodes = np.empty(n_terms, dtype=np.int64)
-    node_starts = np.zeros(len(starts), dtype=np.int64)
-    n_nodes = 0
-    for column in range(len(starts) - 1):
-        for term in range(starts[column], starts[column + 1]):
-            shared = 0
-            if term > starts[column]:
-                while (
-                    shared < width
-                    and terms[term, shared] >= 0
-                    and terms[term, shared] == terms[term - 1, shared]
-                ):
-                    shared += 1
-            for level in range(shared, width):
-                if terms[term, level] < 0:
-                    break
-                depths[n_nodes] = level + 1
-                variables[n_nodes] = terms[term, level]
-                n_nodes += 1
-            term_nodes[term] = n_nodes - 1
-        node_starts[column + 1] = n_nodes
-    return depths[:n_nodes].copy(), variables[:n_nodes].copy(), term_nodes, node_starts
+                _first_moments(forest, column, positions, work)
+                for component in range(9):
+                    _add_up(work.virial[component], runs, n_runs, virials[row, component])
+                work.virial[:] = 0

@@ -1,14 +1,18 @@
-"""Programs: polynomials in the displacements, compiled into forests for the kernels."""
+"""Programs: polynomials in the displacements, arranged in forests for the kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
 from anharm.model.crystal import FloatArray, IntArray
-from anharm.model.kernels import evaluate, grow_forest
+from anharm.model.forest import Forest, plant
+from anharm.model.kernels import evaluate
+from anharm.model.lanes import LANE_BYTES
+from anharm.model.threads import ranges, run_threads
 
 
 @dataclass(frozen=True)
@@ -54,85 +58,108 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Program:
-    """Polynomials ready for the kernels: one column per output and anchor.
+    """Polynomials ready for the kernels.
 
-    The coefficients can be replaced (`with_coefficients`) without compiling again.
+    The coefficients can be replaced (`with_coefficients`) without arranging them again.
+
+    Attributes
+    ----------
+    n_outputs : int
+    forest : Forest
+    positions : (n_bodies, 3) float
+        Ideal positions of the bodies, Angstrom.
+    places, terms : (n_entries,) int
+        For every weight, the coefficient of the forest that it is, and its monomial.
+    coefficients : (forest.size,) float
     """
 
     n_outputs: int
-    node_starts: IntArray
-    variable_starts: IntArray
-    outputs: IntArray
-    depths: IntArray
-    node_slots: IntArray
-    variables: IntArray
-    offsets: FloatArray
-    entry_nodes: IntArray
-    entry_terms: IntArray
+    forest: Forest
+    positions: FloatArray
+    places: IntArray
+    terms: IntArray
     coefficients: FloatArray
 
     @classmethod
     def compile(cls, table: MonomialTable, weights: csr_array) -> Program:
         """Compile the columns of a (n_terms, n_outputs) matrix of monomial coefficients."""
-        entries = coo_array(weights)
-        terms, anchors = table.variables[entries.row], table.anchors[entries.row]
-        levels = tuple(terms[:, level] for level in range(terms.shape[1] - 1, -1, -1))
-        order = np.lexsort((*levels, anchors, entries.col))
-        pairs = np.column_stack([entries.col, anchors])[order]
-        begins = np.flatnonzero(np.any(np.diff(pairs, axis=0, prepend=-1) != 0, axis=1))
-        starts = np.append(begins, len(order)).astype(np.int64)
-        sorted_terms = np.ascontiguousarray(terms[order])
-        depths, node_variables, term_nodes, node_starts = grow_forest(sorted_terms, starts)
-        slots, variables, variable_starts = _number_locally(node_variables, node_starts)
-        anchor_of_slot = np.repeat(pairs[begins, 1], np.diff(variable_starts))
-        coefficients = np.zeros(len(depths))
-        coefficients[term_nodes] = entries.data[order]
-        return cls(
-            n_outputs=weights.shape[1],
-            node_starts=node_starts,
-            variable_starts=variable_starts,
-            outputs=pairs[begins, 0].astype(np.int64),
-            depths=depths,
-            node_slots=slots,
-            variables=variables,
-            offsets=table.body_positions[variables // 3] - table.body_positions[anchor_of_slot],
-            entry_nodes=term_nodes,
-            entry_terms=entries.row[order].astype(np.int64),
-            coefficients=coefficients,
-        )
+        forest, places, terms, order = plant(table.variables, table.anchors, weights)
+        coefficients = np.zeros(forest.size)
+        coefficients[places] = coo_array(weights).data[order]
+        n_outputs = int(weights.shape[1])
+        return cls(n_outputs, forest, table.body_positions, places, terms, coefficients)
 
     def with_coefficients(self, term_coefficients: FloatArray) -> Program:
         """The same forest with other coefficients (n_terms,), for a program of one output."""
-        coefficients = np.zeros(len(self.depths))
-        coefficients[self.entry_nodes] = term_coefficients[self.entry_terms]
+        coefficients = np.zeros(self.forest.size)
+        coefficients[self.places] = term_coefficients[self.terms]
         return replace(self, coefficients=coefficients)
 
+    @cached_property
+    def single(self) -> Program:
+        """The same program in single precision."""
+        return replace(
+            self,
+            positions=self.positions.astype(np.float32),
+            coefficients=self.coefficients.astype(np.float32),
+        )
+
+    def columns_of(self, outputs: IntArray) -> tuple[IntArray, IntArray]:
+        """Columns of some outputs (ascending), and the number of each one's output among them."""
+        columns = np.flatnonzero(np.isin(self.forest.outputs, outputs))
+        return columns, np.searchsorted(outputs, self.forest.outputs[columns])
+
     def evaluate(
-        self, displacements: FloatArray, body_atoms: IntArray, virial: bool = True
+        self,
+        displacements: FloatArray,
+        body_atoms: IntArray,
+        virial: bool = True,
+        threads: int = 1,
     ) -> Evaluated:
-        """Evaluate (n_conf, n_atoms, 3) displacements, Angstrom, in the supercell's order."""
-        n_configurations, n_atoms, _ = displacements.shape
-        energies = np.empty((self.n_outputs, n_configurations))
-        forces = np.empty((self.n_outputs, n_configurations, n_atoms, 3))
-        virials = np.empty((self.n_outputs if virial else 0, n_configurations, 3, 3))
-        evaluate(
-            self.node_starts, self.variable_starts, self.outputs, self.depths, self.node_slots,
-            self.coefficients, self.variables, self.offsets, displacements, body_atoms,
-            energies, forces, virials,
-        )  # fmt: skip
+        """Evaluate (n_conf, n_atoms, 3) displacements, Angstrom, in the supercell's order.
+
+        Threads divide the cells of the supercell among them, and add up their results.
+        """
+        by_atom = configurations_last(displacements)
+        n_atoms, _, n_configurations = by_atom.shape
+        n_outputs = self.n_outputs
+        grain = -(-LANE_BYTES // (8 * n_configurations))
+
+        def sum_over(cells: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+            energies = np.zeros((n_outputs, n_configurations))
+            forces = np.zeros((n_outputs, n_atoms, 3, n_configurations))
+            virials = np.zeros((n_outputs if virial else 0, 9, n_configurations))
+            evaluate(
+                self.forest, self.coefficients, self.positions, self._columns,
+                self.forest.outputs, by_atom, body_atoms, body_atoms, *cells,
+                energies, forces, virials,
+            )  # fmt: skip
+            return energies, forces, virials
+
+        parts = ranges(body_atoms.shape[1], threads, grain)
+        found = run_threads([partial(sum_over, cells) for cells in parts], threads)
+        energies, by_atom_forces, moments = found[0]
+        for other in found[1:]:
+            for total, part in zip(found[0], other, strict=True):
+                total += part
+        forces = configurations_first(by_atom_forces)
         if not virial:
             return Evaluated(energies, forces, None)
-        virials += np.einsum("pcai,caj->pcij", forces, displacements, optimize=True)
-        return Evaluated(energies, forces, virials)
+        virials = moments.swapaxes(1, 2).reshape(n_outputs, n_configurations, 3, 3)
+        return Evaluated(energies, forces, virials + forces.swapaxes(-1, -2) @ displacements)
+
+    @cached_property
+    def _columns(self) -> IntArray:
+        return np.arange(len(self.forest.outputs))
 
 
-def _number_locally(
-    node_variables: IntArray, node_starts: IntArray
-) -> tuple[IntArray, IntArray, IntArray]:
-    """Number the variables of each column from zero."""
-    columns = np.repeat(np.arange(len(node_starts) - 1), np.diff(node_starts))
-    width = int(node_variables.max(initial=0)) + 1
-    unique, inverse = np.unique(columns * width + node_variables, return_inverse=True)
-    starts = np.searchsorted(unique, np.arange(len(node_starts)) * width)
-    slots = inverse.ravel() - starts[columns]
-    return slots.astype(np.int64), (unique % width).astype(np.int64), starts.astype(np.int64)
+def configurations_last(displacements: FloatArray) -> FloatArray:
+    """(n_conf, n_atoms, 3) as contiguous (n_atoms, 3, n_conf), the layout of the kernels."""
+    if len(displacements) == 1:
+        return np.ascontiguousarray(displacements).reshape(*displacements.shape[1:], 1)
+    return np.ascontiguousarray(np.moveaxis(displacements, 0, -1))
+
+
+def configurations_first(forces: FloatArray) -> FloatArray:
+    """(n, n_atoms, 3, n_conf) as contiguous (n, n_conf, n_atoms, 3)."""
+    return np.ascontiguousarray(np.moveaxis(forces, -1, 1))

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_array
 
-from anharm.model.crystal import FloatArray, IntArray, Supercell
+from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
 from anharm.model.program import Program
@@ -81,13 +81,6 @@ class StrainedSum:
         """The unstrained supercell."""
         return self._sum.supercell
 
-    @cached_property
-    def _forest_variables(self) -> IntArray:
-        forest = self._forest
-        columns = np.repeat(np.arange(len(forest.node_starts) - 1), np.diff(forest.node_starts))
-        variables: IntArray = forest.variables[forest.variable_starts[columns] + forest.node_slots]
-        return variables
-
     def strengths(self, term_coefficients: FloatArray) -> FloatArray:
         """What each contribution to a strained cell weighs, of the coefficients of all terms."""
         return self._table.weights * term_coefficients[self._table.terms]
@@ -133,13 +126,11 @@ class StrainedSum:
 
     def _sums(self, displacements: FloatArray) -> FloatArray:
         """(n_targets,) the sum over cells of every target in one configuration."""
-        forest = self._forest
-        by_node = np.empty(len(forest.depths))
-        monomial_sums(
-            forest.depths, self._forest_variables, displacements, self._sum.body_atoms, by_node
-        )
+        program = self._forest
+        by_place = np.empty(program.forest.size)
+        monomial_sums(program.forest, displacements, self._sum.body_atoms, by_place)
         sums = np.empty(self._table.n_targets)
-        sums[forest.entry_terms] = by_node[forest.entry_nodes]
+        sums[program.terms] = by_place[program.places]
         sums[-1] = self.supercell.n_cells
         return sums
 

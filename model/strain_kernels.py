@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.forest import Forest
 
 _MAXIMUM_ORDER = 8
 
@@ -112,22 +113,17 @@ def strain_gradient_by_term(
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
 def monomial_sums(
-    depths: IntArray,
-    node_variables: IntArray,
-    displacements: FloatArray,
-    body_atoms: IntArray,
-    sums: FloatArray,
+    forest: Forest, displacements: FloatArray, body_atoms: IntArray, sums: FloatArray
 ) -> None:
     """Sum over all cells of every monomial of a forest, one configuration.
 
     Parameters
     ----------
-    depths, node_variables : (n_nodes,) int
-        The forest; a variable is body * 3 + axis.
+    forest : Forest
     displacements : (n_atoms, 3) float
         Angstrom, in the supercell's order.
     body_atoms : (n_bodies, n_cells) int
-    sums : (n_nodes,) float
+    sums : (forest.size,) float
         Result, Angstrom to the power of the depth.
     """
     n_bodies, n_cells = body_atoms.shape
@@ -137,17 +133,18 @@ def monomial_sums(
             for axis in range(3):
                 values[body * 3 + axis, cell] = displacements[body_atoms[body, cell], axis]
     products = np.ones((_MAXIMUM_ORDER, n_cells))
-    n_nodes = len(depths)
+    n_nodes = len(forest.depths)
     for node in range(n_nodes):
-        depth = depths[node]
-        factor, parent = values[node_variables[node]], products[depth - 1]
-        total = 0.0
-        if node + 1 < n_nodes and depths[node + 1] > depth:
-            product = products[depth]
+        depth = forest.depths[node]
+        product = products[depth]
+        if depth > 0:
+            factor, parent = values[forest.node_variables[node]], products[depth - 1]
             for cell in range(n_cells):
                 product[cell] = parent[cell] * factor[cell]
-                total += product[cell]
-        else:
+        sums[node] = product.sum()
+        for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
+            factor = values[forest.leaf_variables[leaf]]
+            total = 0.0
             for cell in range(n_cells):
-                total += parent[cell] * factor[cell]
-        sums[node] = total
+                total += product[cell] * factor[cell]
+            sums[n_nodes + leaf] = total

@@ -1,0 +1,111 @@
+"""Vectors of numbers as values in compiled code: one number per lane, one instruction for all.
+
+A `Lanes` value is a row of a two-dimensional array of `LANE_BYTES`, held in registers. Compiled
+code works with such values through the functions below; without them, every operation on a row
+would be a loop over memory, with checks whether the rows overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+from numba.np.arrayobj import make_array
+
+LANE_BYTES = 256  # four of the widest registers: enough independent sums to hide their latency
+_CONTRACT = ("contract",)
+
+# Intrinsics are called without their first argument, which type checkers do not know.
+_intrinsic: Callable[[Any], Any] = intrinsic
+
+
+class Lanes(types.Type):
+    """The type of a row of lanes of float64 (32 of them) or float32 (64)."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        self.width = LANE_BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Lanes({dtype}, {self.width})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    """In memory and in registers, a vector of LLVM."""
+
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        element = manager.lookup(lanes.dtype).get_value_type()
+        super().__init__(manager, lanes, ir.VectorType(element, lanes.width))
+
+
+def _row_pointer(
+    context: Any, builder: Any, signature: Any, arguments: Any, lanes: Lanes
+) -> ir.Instruction:
+    """Where a row of an array begins; the first two arguments are the array and the row."""
+    data = make_array(signature.args[0])(context, builder, arguments[0]).data
+    row = context.cast(builder, arguments[1], signature.args[1], types.intp)
+    begin = builder.gep(data, [builder.mul(row, ir.Constant(row.type, lanes.width))])
+    return builder.bitcast(begin, context.get_value_type(lanes).as_pointer())
+
+
+@_intrinsic
+def load(_: Any, array: Any, row: Any) -> Any:
+    """Row of a C-contiguous (n, lanes) array."""
+    lanes = Lanes(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _row_pointer(context, builder, signature, arguments, lanes)
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return lanes(array, row), generate
+
+
+@_intrinsic
+def store(_: Any, array: Any, row: Any, value: Any) -> Any:
+    """Replace a row of a C-contiguous (n, lanes) array."""
+    lanes = Lanes(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _row_pointer(context, builder, signature, arguments, lanes)
+        builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, row, lanes), generate
+
+
+@_intrinsic
+def broadcast(_: Any, number: Any) -> Any:
+    """The same number in every lane."""
+    lanes = Lanes(number)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        undefined = ir.Constant(context.get_value_type(lanes), ir.Undefined)
+        index = ir.IntType(32)
+        first = builder.insert_element(undefined, arguments[0], ir.Constant(index, 0))
+        mask = ir.Constant(ir.VectorType(index, lanes.width), [0] * lanes.width)
+        return builder.shuffle_vector(first, undefined, mask)
+
+    return lanes(number), generate
+
+
+@_intrinsic
+def multiply(_: Any, a: Any, b: Any) -> Any:
+    """The product a * b, lane by lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fmul(arguments[0], arguments[1], flags=_CONTRACT)
+
+    return a(a, b), generate
+
+
+@_intrinsic
+def multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """The sum a * b + c, lane by lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        product = builder.fmul(arguments[0], arguments[1], flags=_CONTRACT)
+        return builder.fadd(product, arguments[2], flags=_CONTRACT)
+
+    return c(a, b, c), generate
