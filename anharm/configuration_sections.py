@@ -258,6 +258,7 @@ class ReferenceSection(Section):
     )
     files: ExistingFiles = Field(default=(), description="a list of paths of existing files")
     first_geometry: bool = Field(default=False, description="true or false")
+    wrap_positions: bool = Field(default=False, description="true or false")
     time_limit: float = Field(default=3600.0, gt=0, le=1e8, description="a time in seconds above 0")
     connection_limit: float = Field(
         default=60.0, gt=0, le=1e8, description="a time in seconds above 0"

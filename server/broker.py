@@ -251,7 +251,13 @@ class Broker:
         )
         if message.failure:
             return self.stop("", f"the lattice client stopped: {message.failure}")
-        if not self.clients:
+        if not self.clients and self.labels:
+            self.record.log(f"i-PI ended the dynamics; {self.waiting_for} are still to come")
+        return self._end_if_done()
+
+    def _end_if_done(self) -> list[Reply]:
+        """The run ends when i-PI has ended and no label is on its way any more."""
+        if self.n_finished and not self.clients and not self.labels:
             return self.stop("i-PI ended the dynamics", "")
         return []
 
@@ -264,7 +270,9 @@ class Broker:
     def receive_label(self, event: LabelReceived) -> list[Reply]:
         """Check a label, commit it, learn it, and give the new model to those who wait."""
         failure = self.labels.receive(event)
-        return self.stop("", failure) if failure else self._refit_if_ready()
+        if failure:
+            return self.stop("", failure)
+        return [*self._refit_if_ready(), *self._end_if_done()]
 
     def _refit_if_ready(self) -> list[Reply]:
         """Refit when labels are new, but wait for all initial ones before the first model."""

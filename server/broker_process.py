@@ -150,6 +150,7 @@ class _BrokerProcess:
             attempts=reference.attempts,
             first_configuration=ideal if reference.first_geometry else None,
             allow_remote=reference.allow_remote,
+            wrap_positions=reference.wrap_positions,
         )
         learner = Learner(
             system,

@@ -29,6 +29,8 @@ class Summary:
         Why the run failed; empty if it did not.
     quarantined : int
         Answers of the reference that failed their checks.
+    pending : int
+        Labels that were asked for and have not come.
     """
 
     steps: int
@@ -41,6 +43,7 @@ class Summary:
     converged_step: int | None
     failure: str
     quarantined: int
+    pending: int
 
 
 def summarise(directory: Path, window: int) -> Summary:
@@ -75,6 +78,7 @@ def summarise(directory: Path, window: int) -> Summary:
             converged_step=int(known["converged_step"]) if "converged_step" in known else None,
             failure=known.get("failure", ""),
             quarantined=sum(1 for _ in record.rejected_labels()),
+            pending=sum(n for state, n in record.request_counts().items() if state != "labelled"),
         )
 
 
@@ -98,6 +102,8 @@ def format_summary(summary: Summary, directory: Path) -> str:
         )
     if summary.quarantined:
         lines.append(f"quarantined answers      {summary.quarantined}")
+    if summary.pending:
+        lines.append(f"labels pending           {summary.pending}, the first thing on --resume")
     if summary.converged:
         lines.append(f"converged                at step {summary.converged_step}")
         lines.append(f"                         {summary.converged}")

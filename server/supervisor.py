@@ -180,8 +180,19 @@ class _Supervisor:
             self.engine.wait(_END_SECONDS)
         elif self.engine.exit_code != 0:
             raise self._died(self.engine)
+        self._await_last_labels()
         wait_until_ended([self.client, self.broker], _END_SECONDS)
         self._check_broker()
+
+    def _await_last_labels(self) -> None:
+        """Without waiting for labels, i-PI may end before them; the broker bounds their time."""
+        assert self.broker is not None
+        deadline = time.monotonic() + _END_SECONDS
+        while self.broker.is_running and time.monotonic() < deadline:
+            status = self._look()
+            if status is not None and status.pending:
+                deadline = time.monotonic() + _END_SECONDS
+            time.sleep(_LOOK_SECONDS)
 
     def _check_complete(self) -> None:
         """i-PI ends in good order, too, when somebody stops it or its own time limit is over."""

@@ -47,3 +47,53 @@ def test_two_lattice_clients_share_the_beads_of_one_trajectory(job):
     log = (job.folder / "broker.err").read_text()
     shares = [int(n) for n in re.findall(r"left after (\d+) evaluations: i-PI ended", log)]
     assert len(shares) == 2 and min(shares) > 0 and sum(shares) == 4 * 31
+
+
+def test_labels_on_their_way_when_ipi_ends_are_learnt_before_the_run_ends(job):
+    job.use_calculator(
+        "    def calculate(self, atoms, *a, **k):\n"
+        "        scaled = np.linalg.solve(atoms.cell.T, atoms.positions.T)\n"
+        "        if scaled.min() < -1e-9 or scaled.max() >= 1 + 1e-9:\n"
+        "            raise ValueError('an atom is outside the box')\n"
+        "        time.sleep(2.0)\n        super().calculate(atoms, *a, **k)\n"
+    )
+    job.set_steps(20)
+    job.set(
+        run__mode="asynchronous",
+        reference__wrap_positions=True,
+        training__maximum=1e-7,
+        training__minimum_interval=10,
+        training__audit_interval=0,
+    )
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    with job.record() as record:
+        assert record.metadata()["ended"] == "i-PI ended the dynamics"
+        assert not record.pending_requests()
+        labels, models = list(record.labels()), record.models()
+        assert any("are still to come" in event.text for event in record.events())
+    # 21 steps of milliseconds ended long before the labels of steps 1 and 11, of 2 s each.
+    assert [label.request.step for label in labels] == [None, None, 1, 11]
+    assert len(models[-1].labels) == 4
+    assert "labels pending" not in ended.out
+
+
+def test_labels_that_never_came_are_counted_in_the_summary(job):
+    job.use_calculator(
+        "    def calculate(self, *a, **k):\n"
+        "        self.count = getattr(self, 'count', 0) + 1\n"
+        "        time.sleep(1000.0 if self.count > 2 else 0.0)\n"
+        "        super().calculate(*a, **k)\n"
+    )
+    job.set_steps(20)
+    job.set(
+        run__mode="asynchronous",
+        reference__time_limit=1.0,
+        reference__attempts=1,
+        training__maximum=1e-7,
+        training__audit_interval=0,
+    )
+    ended = job.run()
+    assert ended.code == 1
+    assert "could not be computed" in ended.message and "1 s" in ended.message
+    assert "labels pending           2, the first thing on --resume" in ended.out

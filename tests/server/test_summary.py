@@ -57,6 +57,7 @@ def test_a_run_that_learnt(run):
     assert "0.3000 eV/A at the start, 0.0300 eV/A at the end" in text
     assert "0.2500 eV/A (first) to 0.0312 eV/A (last)" in text
     assert "quarantined answers      1" in text
+    assert summary.pending == 1 and "labels pending           1" in text  # the quarantined one
     assert "converged                no" in text
     assert f"{directory}/record.sqlite" in text
 
