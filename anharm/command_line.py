@@ -204,10 +204,12 @@ def fit(run_file: Path, labels: Path, output: Path) -> None:
     from anharm.structures import read_structures
 
     configuration = load_configuration(run_file)
-    expansion = build_expansion_of(configuration)
+    structures = read_structures(labels)
+    n_atoms = max(len(atoms) for atoms in structures)
+    expansion = build_expansion_of(configuration, "fit", n_atoms, len(structures))
     model = fit_structures(
         expansion,
-        read_structures(labels),
+        structures,
         configuration.crystal.maximum_displacement,
         {"labels": labels.name, "configuration": configuration.text},
     )

@@ -156,18 +156,45 @@ class Expansion:
         ModelError
             Naming the largest cutoff that fits.
         """
-        largest = self.largest_cutoff
-        fits = largest_fitting_cutoff(supercell, largest) + SHELL_TOLERANCE
-        if largest > fits:
-            order = next(
-                n for n, by_bodies in self.cutoffs.items() if max(by_bodies.values()) == largest
-            )
-            raise ModelError(
-                f"expansion.cutoffs: the cutoff {largest:g} Angstrom of order {order} reaches "
-                "around the supercell; the largest cutoff that fits into this supercell is "
-                f"{np.floor(fits * 1000) / 1000:g} Angstrom "
-                "(or enlarge crystal.supercell)"
-            )
+        check_cutoffs_fit(supercell, self.cutoffs)
+
+
+def check_cutoffs_fit(supercell: Supercell, by_order: Mapping[int, Mapping[int, float]]) -> None:
+    """Refuse cutoffs with which a cluster would meet its own periodic image.
+
+    Parameters
+    ----------
+    supercell : Supercell
+    by_order : mapping
+        Order -> {number of bodies: cutoff in Angstrom}.
+
+    Raises
+    ------
+    ModelError
+        Naming every such cutoff and the largest one that fits.
+    """
+    largest = max(max(by_bodies.values()) for by_bodies in by_order.values())
+    fits = largest_fitting_cutoff(supercell, largest) + SHELL_TOLERANCE
+    if largest <= fits:
+        return
+    wrapping = [
+        f"{cutoff:g} Angstrom of order {order}" + _for_bodies(by_bodies, cutoff)
+        for order, by_bodies in by_order.items()
+        for cutoff in dict.fromkeys(by_bodies.values())
+        if cutoff > fits
+    ]
+    raise ModelError(
+        f"expansion.cutoffs: the cutoff{'s' * (len(wrapping) > 1)} {', '.join(wrapping)} "
+        f"reach{'es' * (len(wrapping) == 1)} around the supercell; the largest cutoff that fits "
+        f"into this supercell is {np.floor(fits * 1000) / 1000:g} Angstrom "
+        "(or enlarge crystal.supercell)"
+    )
+
+
+def _for_bodies(by_bodies: Mapping[int, float], cutoff: float) -> str:
+    """The numbers of bodies that a cutoff is for, if others have another."""
+    bodies = [str(n) for n, value in by_bodies.items() if value == cutoff]
+    return f" ({' and '.join(bodies)} bodies)" if len(bodies) < len(by_bodies) else ""
 
 
 def _sparse_pairs(mine: csr_array, yours: csr_array) -> list[tuple[IntArray, IntArray]]:

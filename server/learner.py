@@ -24,8 +24,12 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.crystal import FloatArray, as_supercell_matrix
+from anharm.model.expansion import check_cutoffs_fit, normalise_cutoffs
+from anharm.model.expansion_size import ExpansionSize, estimate_size
 from anharm.model.sites import assign_sites, default_maximum_displacement
 from anharm.model.storage import load_model, model_to_bytes
+from anharm.model.symmetry import find_space_group
+from anharm.server.memory_check import Command, check_expansion
 from anharm.server.record import Label, ModelVersion, Prediction, Record
 from anharm.structures import read_structure
 from anharm.wire.driver_protocol import Configuration, Evaluation
@@ -43,40 +47,65 @@ class System:
     supercell: Supercell
 
 
-def build_system(configuration: RunConfiguration) -> System:
+def build_system(configuration: RunConfiguration, command: Command = "broker") -> System:
     """Build the expansion and the supercell of run.toml.
 
-    Raises
-    ------
-    ConfigurationError
-        If the structure, the cutoffs or the supercell cannot be used.
-    """
-    expansion = build_expansion_of(configuration)
-    with _as_configuration_error(configuration):
-        matrix = as_supercell_matrix(configuration.crystal.supercell)
-        supercell = Supercell(expansion.crystal, matrix)
-        expansion.check_supercell(supercell)
-    return System(expansion, supercell)
-
-
-def build_expansion_of(configuration: RunConfiguration) -> Expansion:
-    """Build the expansion of run.toml's [crystal] and [expansion].
+    Parameters
+    ----------
+    configuration : RunConfiguration
+    command : str
+        What it is for; see `check_expansion`.
 
     Raises
     ------
     ConfigurationError
-        If the structure or the cutoffs cannot be used.
+        If the structure, the cutoffs or the supercell cannot be used, or memory would not do.
     """
     section = configuration.crystal
     with _as_configuration_error(configuration):
         crystal = Crystal.from_atoms(read_structure(section.primitive))
-        return build_expansion(
+        ideal, _ = find_space_group(crystal, section.symmetry_tolerance)
+        supercell = Supercell(ideal, as_supercell_matrix(section.supercell))
+        check_cutoffs_fit(supercell, normalise_cutoffs(configuration.expansion.cutoffs))
+    expansion = build_expansion_of(
+        configuration, command, supercell.n_atoms, configuration.training.budget
+    )
+    return System(expansion, Supercell(expansion.crystal, supercell.matrix))
+
+
+def build_expansion_of(
+    configuration: RunConfiguration, command: Command, n_atoms: int, n_labels: int
+) -> Expansion:
+    """Build the expansion of run.toml's [crystal] and [expansion].
+
+    Parameters
+    ----------
+    configuration : RunConfiguration
+    command : str
+        What it is for; see `check_expansion`.
+    n_atoms, n_labels : int
+        Atoms of a label, and labels in all: both take memory.
+
+    Raises
+    ------
+    ConfigurationError
+        If the structure or the cutoffs cannot be used, or memory would not do.
+    """
+    section = configuration.crystal
+    with _as_configuration_error(configuration):
+        crystal = Crystal.from_atoms(read_structure(section.primitive))
+        cutoffs = configuration.expansion.cutoffs
+        size = estimate_size(crystal, cutoffs, section.symmetry_tolerance)
+        check_expansion(size, command, n_atoms, n_labels)
+        expansion = build_expansion(
             crystal,
-            configuration.expansion.cutoffs,
+            cutoffs,
             section.symmetry_tolerance,
             first_order=configuration.expansion.first_order,
             rotational_sum_rules=configuration.expansion.rotational_sum_rules,
         )
+        check_expansion(ExpansionSize.of(expansion), command, n_atoms, n_labels)
+    return expansion
 
 
 @contextmanager

@@ -10,12 +10,29 @@ from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.model.clusters import largest_fitting_cutoff
 from anharm.model.crystal import Supercell
+from anharm.model.expansion_size import ExpansionSize
+from anharm.model.memory import estimate_memory
 from anharm.model.sites import default_maximum_displacement
-from anharm.server.learner import build_system
+from anharm.server.learner import System, build_system
+from anharm.server.memory_check import Command, available_memory, memory_needed
 from anharm.server.preflight import is_in_use, prepare
 from anharm.wire.addresses import parse_address
 
-_BYTES = 8
+_STAGES = {
+    "construction": "construction of the expansion",
+    "evaluation": "compiled monomials, neighbours",
+    "design_rows": "design rows of one structure",
+    "kept_rows": "design rows of earlier labels",
+    "statistics": "sufficient statistics",
+    "refit": "matrices of a refit",
+    "model_file": "model file",
+    "force_errors": "force errors of a client",
+    "process": "each process, doing nothing",
+}
+_TOTALS = {
+    "fit": "together, for `anharm fit`",
+    "run": "together, for `anharm run`",
+}
 
 
 def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
@@ -26,13 +43,12 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
     AnharmError
         If crystal or expansion cannot be used.
     """
-    system = build_system(configuration)
+    command: Command = "fit" if configuration.engine is None else "run"
+    system = build_system(configuration, command)
     expansion, supercell = system.expansion, system.supercell
     n_parameters = expansion.n_parameters
     n_components = 3 * supercell.n_atoms
     n_unconstrained = sum(expansion.unconstrained_per_order.values())
-    posterior = 2 * (n_parameters + 1) ** 2 * _BYTES
-    rows = n_components * (n_unconstrained + n_parameters) * _BYTES
     limit = configuration.crystal.maximum_displacement
     found: dict[str, Any] = {
         "space_group": expansion.space_group,
@@ -47,7 +63,7 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
         "labels_to_determine_all": int(np.ceil(n_parameters / max(1, n_components - 3))),
         "largest_cutoff_that_fits": round(_largest_cutoff(supercell), 4),
         "maximum_displacement": round(limit or default_maximum_displacement(supercell), 4),
-        "memory_mb": round((posterior + 2 * rows) / 2**20, 3),
+        "memory": _memory(system, command, configuration.training.budget),
         "monomials_per_cell": len(expansion.monomials.orders),
         "megaflop_per_force_evaluation": round(
             6e-6 * len(expansion.monomials.orders) * supercell.n_cells, 3
@@ -59,6 +75,22 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
     if configuration.engine is not None and configuration.reference is not None:
         found["reachability"] = _reachability(configuration)
     return found
+
+
+def _memory(system: System, command: Command, n_labels: int) -> dict[str, Any]:
+    """Peak memory of every stage and of all processes together, and what this machine has."""
+    size = ExpansionSize.of(system.expansion)
+    memory = estimate_memory(size, system.supercell.n_atoms, n_labels)
+    return {
+        "stages_mb": {name: _megabytes(getattr(memory, name)) for name in _STAGES},
+        "command": command,
+        "needed_mb": _megabytes(memory_needed(memory, command)),
+        "available_mb": _megabytes(available_memory()),
+    }
+
+
+def _megabytes(number: int) -> float:
+    return round(number / 1e6, 3)
 
 
 def _largest_cutoff(supercell: Supercell) -> float:
@@ -110,9 +142,16 @@ def format_plan(found: dict[str, Any]) -> str:
         f"labels to determine all parameters   {found['labels_to_determine_all']} at least",
         f"largest cutoff that fits             {found['largest_cutoff_that_fits']} A",
         f"an atom may move                     {found['maximum_displacement']} A from its site",
-        f"memory for fit and errors            {found['memory_mb']} MB",
         f"cost of forces                       {found['megaflop_per_force_evaluation']} Mflop",
         f"cost of force errors                 {found['megaflop_per_error_evaluation']} Mflop",
+    ]
+    memory = found["memory"]
+    lines += ["", "peak memory, estimated (MB)"]
+    lines += [f"  {_STAGES[name]:<34s} {mb:>9.1f}" for name, mb in memory["stages_mb"].items()]
+    lines += [
+        f"  {_TOTALS[memory['command']]:<34s} {memory['needed_mb']:>9.1f}",
+        f"  {'available on this machine':<34s} {memory['available_mb']:>9.1f}",
+        "",
     ]
     for name, state in found.get("reachability", {}).items():
         lines.append(f"{name:<36s} {state}")

@@ -55,7 +55,7 @@ def prepare(configuration: RunConfiguration) -> Preparation:
     configuration.require("engine", "reference")
     assert configuration.engine is not None and configuration.reference is not None
     engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
-    system = build_system(configuration)
+    system = build_system(configuration, "run")
     reference = configuration.reference
     if not is_local(reference.address):
         logger.warning(REMOTE_WARNING, reference.address)

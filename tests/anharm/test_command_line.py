@@ -184,6 +184,16 @@ def test_an_atom_between_two_sites_is_named(anharm, folder, model):
     assert "atom 5" in done.stderr
 
 
+@pytest.mark.parametrize("words", [("plan",), ("fit", "--labels", "labels.xyz", "--output", "m")])
+def test_an_expansion_beyond_the_memory_is_refused_within_seconds(anharm, folder, words):
+    wide = RUN_TOML.replace("[[-2, 2, 2], [2, -2, 2], [2, 2, -2]]", "[8, 8, 8]")
+    (folder / "wide.toml").write_text(wide.replace("3 = 4.0", "3 = 8.0, 6 = 8.0"))
+    done = anharm(words[0], "wide.toml", *words[1:])
+    assert done.returncode == 2, done.stderr
+    assert "wide.toml: expansion.cutoffs ask for" in done.stderr
+    assert "lower the cutoff of order 6" in done.stderr
+
+
 def test_help_and_version(anharm):
     assert "fit" in anharm("--help").stdout
     assert anharm("--version").stdout.startswith("anharm")

@@ -73,6 +73,24 @@ def test_the_text_says_the_same(plan):
     assert f"{found['parameters_total']}" in text
 
 
+def test_memory_is_estimated_stage_by_stage(plan):
+    found = plan(CRYSTAL)
+    memory = found["memory"]
+    assert memory["command"] == "fit"
+    assert plan(CRYSTAL + RUN)["memory"]["command"] == "run"
+    assert all(mb >= 0 for mb in memory["stages_mb"].values())
+    assert 100 < memory["needed_mb"] < memory["available_mb"]
+    text = format_plan(found)
+    assert "matrices of a refit" in text and "available on this machine" in text
+
+
+def test_an_expansion_that_fits_into_no_machine_is_refused_before_it_is_built(plan):
+    wide = CRYSTAL.replace("[[-2, 2, 2], [2, -2, 2], [2, 2, -2]]", "[9, 9, 9]")
+    wide = wide.replace("3 = 4.0, 4 = 3.5", "3 = 9.0, 4 = 9.0, 5 = 9.0, 6 = 9.0")
+    with pytest.raises(ConfigurationError, match=r"run\.toml.*of order 6.*of memory.*available"):
+        plan(wide)
+
+
 def test_first_order_and_rotational_sum_rules_are_planned(plan):
     off = plan(CRYSTAL)
     assert off["rotational_sum_rules"] is False and "1" not in off["parameters"]
