@@ -22,6 +22,8 @@ from anharm.configuration_values import (
     ExistingFile,
     ExistingFiles,
     KeyFolder,
+    OutputFiles,
+    Patterns,
     ReferenceAddress,
     RunDirectory,
     Supercell,
@@ -258,7 +260,18 @@ class ReferenceSection(Section):
     )
     files: ExistingFiles = Field(default=(), description="a list of paths of existing files")
     first_geometry: bool = Field(default=False, description="true or false")
-    wrap_positions: bool = Field(default=False, description="true or false")
+    wrap_positions: bool = Field(
+        default=False,
+        description="true or false (whether atoms are moved into the cell before they are sent)",
+    )
+    reject_output: Patterns | None = Field(
+        default=None,
+        description="a list of regular expressions; [] for none",
+        examples=['["convergence NOT achieved"]'],
+    )
+    output_file: OutputFiles = Field(
+        default=(), description="the path of the file a reference client prints to, or a list"
+    )
     time_limit: float = Field(default=3600.0, gt=0, le=1e8, description="a time in seconds above 0")
     connection_limit: float = Field(
         default=60.0, gt=0, le=1e8, description="a time in seconds above 0"

@@ -62,8 +62,8 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _command_lines(value: object) -> object:
-    """Accept one command line or a list of them."""
+def _one_or_more(value: object) -> object:
+    """Accept one text or a list of them."""
     return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
@@ -74,6 +74,16 @@ def _check_command(value: str) -> str:
         raise problem(f"this command line cannot be split into words: {error}") from error
     if not words:
         raise problem("the command line is empty")
+    return value
+
+
+def _check_pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise problem(f"{value!r} is no regular expression: {error}") from error
+    if re.search(value, ""):
+        raise problem(f"{value!r} matches every line, so that no label would be accepted")
     return value
 
 
@@ -181,9 +191,12 @@ AbsolutePath = Annotated[Path, BeforeValidator(_resolve)]
 ExistingFile = Annotated[AbsolutePath, AfterValidator(_require_file)]
 KeyFolder = Annotated[AbsolutePath, AfterValidator(_require_folder)]
 ExistingFiles = Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)]
+OutputFiles = Annotated[tuple[AbsolutePath, ...], BeforeValidator(_one_or_more)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+Patterns = Annotated[tuple[Pattern, ...], BeforeValidator(_as_tuple)]
 RunDirectory = Annotated[AbsolutePath, BeforeValidator(_run_directory)]
 CommandLine = Annotated[str, AfterValidator(_check_command)]
-CommandLines = Annotated[tuple[CommandLine, ...], BeforeValidator(_command_lines)]
+CommandLines = Annotated[tuple[CommandLine, ...], BeforeValidator(_one_or_more)]
 ReferenceAddress = Annotated[
     str, BeforeValidator(_reference_address), AfterValidator(_check_address)
 ]

@@ -151,6 +151,8 @@ class _BrokerProcess:
             first_configuration=ideal if reference.first_geometry else None,
             allow_remote=reference.allow_remote,
             wrap_positions=reference.wrap_positions,
+            reject_output=reference.reject_output,
+            output_files=reference.output_file,
         )
         learner = Learner(
             system,

@@ -119,7 +119,10 @@ class LabelRequests:
             event.client,
             event.seconds,
         )
-        reasons = check_label(configuration, event.evaluation, ideal=self.ideal)
+        reasons = [
+            *check_label(configuration, event.evaluation, ideal=self.ideal),
+            *event.complaints,
+        ]
         if reasons:
             return self._reject(request, answer, reasons)
         prediction = self.learner.predict(configuration, event.evaluation)

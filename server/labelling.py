@@ -9,6 +9,8 @@ import logging
 import select
 import socket
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock, Thread
 from time import monotonic, sleep
 
@@ -23,8 +25,10 @@ from anharm.server.labelling_events import (
     LabelReceived,
     LabelRequest,
     RequestFailed,
+    Result,
 )
 from anharm.server.labelling_queue import RequestQueue
+from anharm.server.reference_output import NOT_CONVERGED
 from anharm.server.wake_up import WakeUp
 from anharm.wire.addresses import (
     SocketAddress,
@@ -32,7 +36,7 @@ from anharm.wire.addresses import (
     is_loopback,
     listen,
 )
-from anharm.wire.driver_protocol import Configuration, Evaluation
+from anharm.wire.driver_protocol import Configuration
 
 __all__ = [
     "AttemptFailed",
@@ -80,6 +84,11 @@ class LabellingServer:
         Whether atoms are moved into the cell, which LAMMPS needs.
     handshake_limit : float
         Longest time for a client to say that it is ready (s). No request waits for it.
+    reject_output : sequence of str, optional
+        Regular expressions of lines that, in a client's output, make its answer worthless;
+        by default what codes print where an SCF has not converged.
+    output_files : sequence of Path
+        Where clients print to; the standard output of those on this host is found without.
 
     Notes
     -----
@@ -97,11 +106,19 @@ class LabellingServer:
         allow_remote: bool = False,
         wrap_positions: bool = False,
         handshake_limit: float = 120.0,
+        reject_output: Sequence[str] | None = None,
+        output_files: Sequence[Path] = (),
     ) -> None:
         self.address = address
         self._allow_remote = allow_remote
         self._limits = ClientLimits(
-            number_of_atoms, time_limit, handshake_limit, first_configuration, wrap_positions
+            number_of_atoms,
+            time_limit,
+            handshake_limit,
+            first_configuration,
+            wrap_positions,
+            tuple(NOT_CONVERGED.values() if reject_output is None else reject_output),
+            tuple(output_files),
         )
         self._lock = Lock()
         self._queue = RequestQueue(attempts)
@@ -207,10 +224,10 @@ class LabellingServer:
         with self._lock:
             return self._assigned(client, self._queue.take_equal(client, configuration))
 
-    def answered(self, client: str, evaluation: Evaluation, seconds: float) -> None:
+    def answered(self, client: str, result: Result) -> None:
         """Accept the answer to the request that was assigned to a client."""
         with self._lock:
-            self._report(self._queue.answered(client, evaluation, seconds))
+            self._report(self._queue.answered(client, result))
 
     def left(self, client: str, reason: str) -> None:
         """Forget a client, and put its request back for the others."""

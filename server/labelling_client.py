@@ -12,17 +12,19 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
 import numpy as np
 
 from anharm.errors import RunFailed
-from anharm.server.labelling_events import LabelRequest
+from anharm.server.labelling_events import LabelRequest, Result
+from anharm.server.reference_output import NOT_CONVERGED, ReferenceOutput, program_name
 from anharm.server.wake_up import WakeUp
 from anharm.wire import driver_protocol as protocol
 from anharm.wire.channel import Channel, PeerClosed, ProtocolViolation, TimeLimitExceeded
-from anharm.wire.driver_protocol import Configuration, Evaluation
+from anharm.wire.driver_protocol import Configuration
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,10 @@ class ClientLimits:
         What a new client is sent first, since some codes insist on their own input geometry.
     wrap_positions : bool
         Whether atoms are moved into the cell; LAMMPS loses atoms beyond it.
+    reject_output : tuple of str
+        Regular expressions of lines in a client's output that make an answer worthless.
+    output_files : tuple of Path
+        Where clients print to, beside the standard output of those on this host.
     """
 
     number_of_atoms: int
@@ -54,6 +60,8 @@ class ClientLimits:
     handshake_limit: float
     first_configuration: Configuration | None = None
     wrap_positions: bool = False
+    reject_output: tuple[str, ...] = tuple(NOT_CONVERGED.values())
+    output_files: tuple[Path, ...] = ()
 
 
 class Office(Protocol):
@@ -68,7 +76,7 @@ class Office(Protocol):
 
     def take_equal(self, client: str, configuration: Configuration) -> LabelRequest | None: ...
 
-    def answered(self, client: str, evaluation: Evaluation, seconds: float) -> None: ...
+    def answered(self, client: str, result: Result) -> None: ...
 
     def left(self, client: str, reason: str) -> None: ...
 
@@ -85,6 +93,9 @@ class ReferenceClient:
         self._limits = limits
         self._wake_up = WakeUp()
         self._is_ready = False
+        process = peer_process(connection)
+        self._program = "" if process is None else program_name(process)
+        self._output = ReferenceOutput(limits.reject_output, limits.output_files, process)
         _keep_alive(connection)
 
     def wake(self) -> None:
@@ -118,14 +129,14 @@ class ReferenceClient:
             self._become_ready()
             request = self._office.take(self.name)
             if request is not None:
-                self._office.answered(self.name, *self._calculate(request.configuration))
+                self._office.answered(self.name, self._calculate(request.configuration))
 
     def _warm_up(self, configuration: Configuration) -> None:
         """Send the client its own geometry; the answer serves a request for the same."""
         self._become_ready()
         answer = self._calculate(configuration)
         if self._office.take_equal(self.name, configuration) is not None:
-            self._office.answered(self.name, *answer)
+            self._office.answered(self.name, answer)
 
     def _wait_for_work(self) -> bool:
         """Wait until there is work (True) or the server closes (False)."""
@@ -166,20 +177,22 @@ class ReferenceClient:
             raise ProtocolViolation(f"it answered STATUS with {answer!r}, expected READY")
         self._is_ready = True
 
-    def _calculate(self, configuration: Configuration) -> tuple[Evaluation, float]:
-        """Return the client's answer and how long it took (s)."""
+    def _calculate(self, configuration: Configuration) -> Result:
+        """Return the client's answer."""
         start = monotonic()
+        self._output.mark()
         limit = self._limits.time_limit
         if self._limits.wrap_positions:
             configuration = wrapped(configuration)
         self._is_ready = False
         self._channel.deadline = start + limit
         message = protocol.encode_configuration(configuration) + protocol.STATUS
-        with _naming_the_calculation(limit):
+        with _naming_the_calculation(limit, self._output):
             self._expect(protocol.HAVEDATA, message, "the positions")
             self._expect(protocol.FORCEREADY, protocol.GETFORCE, "GETFORCE")
             evaluation = protocol.read_evaluation(self._channel, self._limits.number_of_atoms)
-        return evaluation, monotonic() - start
+        seconds = monotonic() - start
+        return Result(evaluation, seconds, self._program, tuple(self._output.complaints()))
 
     def _expect(self, answer: bytes, message: bytes, what: str) -> None:
         self._channel.send(message)
@@ -213,7 +226,7 @@ class ReferenceClient:
 
 
 @contextmanager
-def _naming_the_calculation(limit: float) -> Iterator[None]:
+def _naming_the_calculation(limit: float, output: ReferenceOutput) -> Iterator[None]:
     """Say of a failure that it ended a calculation, and where to look."""
     try:
         yield
@@ -222,9 +235,12 @@ def _naming_the_calculation(limit: float) -> Iterator[None]:
             f"no answer within the time limit of {limit:g} s for one calculation"
         ) from error
     except PeerClosed as error:
+        why = "; ".join(output.complaints()) or (
+            "its own output says why: an SCF that did not converge, or a wrong number of atoms, "
+            "are usual"
+        )
         raise PeerClosed(
-            f"it died or left in the middle of a calculation ({error}); its own output says "
-            "why: an SCF that did not converge, or a wrong number of atoms, are usual"
+            f"it died or left in the middle of a calculation ({error}); {why}"
         ) from error
 
 
@@ -240,15 +256,24 @@ def wrapped(configuration: Configuration) -> Configuration:
 def describe_peer(connection: socket.socket) -> str:
     """Say who is at the other end: the process on this host, or the remote address."""
     if connection.family == socket.AF_UNIX:
-        if not hasattr(socket, "SO_PEERCRED"):
+        process = peer_process(connection)
+        if process is None:
             return "local"
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return f"process {struct.unpack('3i', credentials)[0]}"
+        return ", ".join(filter(None, [program_name(process), f"process {process}"]))
     try:
         host, port = connection.getpeername()[:2]
     except OSError:
         return "gone already"
     return f"{host}:{port}"
+
+
+def peer_process(connection: socket.socket) -> int | None:
+    """The process at the other end of a UNIX socket, where the system tells."""
+    if connection.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    process: int = struct.unpack("3i", credentials)[0]
+    return process
 
 
 def _keep_alive(connection: socket.socket) -> None:

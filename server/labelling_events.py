@@ -14,6 +14,27 @@ class LabelRequest:
 
 
 @dataclass(frozen=True)
+class Result:
+    """What came of one calculation.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+    seconds : float
+        How long it took.
+    program : str
+        The name of the client's program; empty where it cannot be known.
+    complaints : tuple of str
+        What the client's own output says against it.
+    """
+
+    evaluation: Evaluation
+    seconds: float
+    program: str = ""
+    complaints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ClientJoined:
     """A reference client connected."""
 
@@ -48,12 +69,17 @@ class AttemptFailed:
 
 @dataclass(frozen=True)
 class LabelReceived:
-    """A client answered a request. The answer has the right size and is otherwise unchecked."""
+    """A client answered a request. The answer has the right size and is otherwise unchecked.
+
+    The fields are those of `Result`, with the request and the client.
+    """
 
     request_id: int
     client: str
     evaluation: Evaluation
     seconds: float
+    program: str = ""
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

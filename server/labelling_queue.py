@@ -7,8 +7,9 @@ from anharm.server.labelling_events import (
     LabelReceived,
     LabelRequest,
     RequestFailed,
+    Result,
 )
-from anharm.wire.driver_protocol import Configuration, Evaluation
+from anharm.wire.driver_protocol import Configuration
 
 
 class RequestQueue:
@@ -52,11 +53,18 @@ class RequestQueue:
                 return request
         return None
 
-    def answered(self, client: str, evaluation: Evaluation, seconds: float) -> LabelReceived:
+    def answered(self, client: str, result: Result) -> LabelReceived:
         """Close the request that was assigned to a client."""
         request_id = self._assigned.pop(client).request_id
         del self._failures[request_id]
-        return LabelReceived(request_id, client, evaluation, seconds)
+        return LabelReceived(
+            request_id,
+            client,
+            result.evaluation,
+            result.seconds,
+            result.program,
+            result.complaints,
+        )
 
     def failed(self, client: str, reason: str) -> list[AttemptFailed | RequestFailed]:
         """Put the request of a client back, or give it up; nothing if it has none."""

@@ -1,7 +1,5 @@
 """The labelling server, with real reference clients and with peers that misbehave."""
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +11,15 @@ from time import monotonic
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.socketio import SocketClient
-from ase.io import read, write
 
-from anharm.clients.calculators import make_calculator
 from anharm.errors import ConfigurationError, RunFailed
-from anharm.server.label_checks import check_label
 from anharm.server.labelling import (
     AttemptFailed,
     ClientJoined,
     ClientLeft,
-    LabellingServer,
     LabelReceived,
     LabelRequest,
     RequestFailed,
@@ -44,40 +37,6 @@ def configuration(seed: int, atoms=None) -> Configuration:
     atoms = atoms if atoms is not None else bulk("Cu", cubic=True) * (2, 1, 1)
     noise = np.random.default_rng(seed).normal(0, 0.05, (len(atoms), 3))
     return Configuration(np.array(atoms.cell), atoms.positions + noise)
-
-
-class Dispatcher:
-    """A labelling server and every event that it has reported."""
-
-    def __init__(self, address, **options) -> None:
-        defaults = {"number_of_atoms": NUMBER_OF_ATOMS, "time_limit": PATIENCE, "attempts": 3}
-        self.server = LabellingServer(address, **{**defaults, **options})
-        self.server.start()
-        self.log: list = []
-
-    def wait_for(self, kind: type, count: int = 1, patience: float = PATIENCE) -> list:
-        deadline = monotonic() + patience
-        while len(found := [event for event in self.log if isinstance(event, kind)]) < count:
-            remaining = deadline - monotonic()
-            assert remaining > 0, f"no {kind.__name__} among {self.log}"
-            if select([self.server], [], [], remaining)[0]:
-                self.log += self.server.events()
-        return found
-
-
-@pytest.fixture
-def dispatch(address):
-    servers = []
-
-    def start_server(**options) -> Dispatcher:
-        servers.append(Dispatcher(options.pop("address", address), **options))
-        return servers[-1]
-
-    yield start_server
-    for dispatcher in servers:
-        start = monotonic()
-        dispatcher.server.close()
-        assert monotonic() - start < 10
 
 
 def emt(request: LabelRequest) -> Evaluation:
@@ -462,126 +421,3 @@ def test_no_more_clients_than_allowed(dispatch, address, monkeypatch):
     assert dispatcher.server.number_of_clients == 2
     for peer in peers:
         peer.close()
-
-
-# Real codes
-
-INPUTS = Path(__file__).parents[2] / "inputs"
-
-
-# One process and one thread each, also where the tests run as root in a container.
-ENVIRONMENT = {
-    **os.environ,
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMP_NUM_THREADS": "1",
-}
-
-
-def test_two_pw_x_clients_one_killed(dispatch, address, start, tmp_path, require_program):
-    require_program("pw.x")
-    folder = INPUTS / "silicon" / "qe8"
-    atoms = read(folder / "pw.in", format="espresso-in")
-    dispatcher = dispatch(time_limit=300)
-    clients = []
-    for number in (1, 2):
-        workplace = tmp_path / str(number)
-        workplace.mkdir()
-        name = address.path.removeprefix("/tmp/ipi_")
-        command = ["pw.x", "-ipi", f"{name}:UNIX", "-in", folder / "pw.in"]
-        clients.append(start(*command, cwd=workplace, env=ENVIRONMENT))
-    dispatcher.wait_for(ClientJoined, 2)
-    requests = [LabelRequest(number, configuration(number, atoms)) for number in range(4)]
-    requests.append(LabelRequest(4, requests[0].configuration))
-    for request in requests:
-        dispatcher.server.submit(request)
-    dispatcher.wait_for(LabelReceived, 1, 300)
-    clients[0].kill()
-    labels = {label.request_id: label for label in dispatcher.wait_for(LabelReceived, 5, 300)}
-    assert sorted(labels) == [0, 1, 2, 3, 4]
-    twice = [labels[0].evaluation, labels[4].evaluation]
-    assert twice[0].energy == pytest.approx(twice[1].energy, abs=1e-4)
-    np.testing.assert_allclose(twice[0].forces, twice[1].forces, atol=2e-3)
-    assert labels[0].evaluation.energy / len(atoms) == pytest.approx(-107.6, abs=1.0)
-    dispatcher.server.close()
-    assert clients[1].wait(PATIENCE) == 0
-
-
-def test_an_scf_that_does_not_converge_is_a_failed_attempt(
-    dispatch, address, start, tmp_path, require_program
-):
-    """pw.x breaks down then; the reason says where to look."""
-    require_program("pw.x")
-    text = (INPUTS / "silicon" / "qe8" / "pw.in").read_text()
-    limited = tmp_path / "pw.in"
-    limited.write_text(text.replace("&ELECTRONS", "&ELECTRONS electron_maxstep = 2,"))
-    atoms = read(limited, format="espresso-in")
-    dispatcher = dispatch(time_limit=300, attempts=1)
-    name = address.path.removeprefix("/tmp/ipi_")
-    start("pw.x", "-ipi", f"{name}:UNIX", "-in", limited, env=ENVIRONMENT)
-    dispatcher.server.submit(LabelRequest(1, configuration(1, atoms)))
-    assert "SCF that did not converge" in dispatcher.wait_for(RequestFailed)[0].reason
-
-
-LAMMPS_INPUT = """
-units metal
-atom_style atomic
-atom_modify map yes sort 0 0
-boundary p p p
-read_data si.data
-pair_style tersoff
-pair_coeff * * Si.tersoff Si
-mass 1 28.085
-neighbor 2.0 bin
-neigh_modify delay 0 every 1 check yes
-compute p all pressure NULL virial
-fix 1 all ipi {name} 12345 unix
-run 100000
-"""
-
-# J. Tersoff, Phys. Rev. B 38, 9902 (1988): the parameters of "tersoff-silicon".
-LAMMPS_TERSOFF = """
-Si Si Si 3.0 1.0 1.7322 1.0039e5 16.218 -0.59826 0.78734 1.0999e-6
-         1.7322 471.18 2.85 0.15 2.4799 1830.8
-"""
-
-
-def test_lammps_agrees_with_our_reference(dispatch, address, start, tmp_path, require_program):
-    require_program("lmp")
-    atoms = bulk("Si", a=5.432, cubic=True) * (2, 2, 2)
-    write(tmp_path / "si.data", atoms, format="lammps-data")
-    (tmp_path / "Si.tersoff").write_text(LAMMPS_TERSOFF)
-    name = address.path.removeprefix("/tmp/ipi_")
-    (tmp_path / "in.si").write_text(LAMMPS_INPUT.format(name=name))
-    dispatcher = dispatch(number_of_atoms=64, wrap_positions=True)
-    lammps = start("lmp", "-in", "in.si", env=ENVIRONMENT)
-    request = LabelRequest(1, configuration(1, atoms))
-    for number in (1, 2):
-        dispatcher.server.submit(LabelRequest(number, configuration(number, atoms)))
-    label = dispatcher.wait_for(LabelReceived, 2)[0].evaluation
-    ours = Atoms("Si64", cell=atoms.cell, pbc=True, positions=request.configuration.positions)
-    ours.calc = make_calculator("tersoff-silicon")
-    assert label.energy == pytest.approx(ours.get_potential_energy(), abs=1e-4)
-    np.testing.assert_allclose(label.forces, ours.get_forces(), atol=1e-4)
-    virial = -ours.get_stress(voigt=False) * ours.get_volume()
-    np.testing.assert_allclose(label.virial, virial, atol=1e-2)
-    dispatcher.server.close()
-    lammps.wait(PATIENCE)
-
-
-def test_abinit_gets_its_own_geometry_first(dispatch, address, start, tmp_path, require_program):
-    require_program("abinit")
-    shutil.copy(INPUTS / "silicon" / "abinit8" / "run.abi", tmp_path)
-    atoms = read(tmp_path / "run.abi", format="abinit-in")
-    first = Configuration(np.array(atoms.cell), atoms.positions)
-    dispatcher = dispatch(time_limit=300, first_configuration=first)
-    name = address.path.removeprefix("/tmp/ipi_")
-    client = start("abinit", "run.abi", "--ipi", f"{name}:UNIX", env=ENVIRONMENT)
-    dispatcher.server.submit(LabelRequest(1, configuration(1, atoms)))
-    dispatcher.server.submit(LabelRequest(2, first))
-    labels = {label.request_id: label for label in dispatcher.wait_for(LabelReceived, 2, 300)}
-    assert np.abs(labels[2].evaluation.forces).max() < 1e-3
-    assert labels[1].evaluation.energy > labels[2].evaluation.energy
-    assert check_label(configuration(1, atoms), labels[1].evaluation, ideal=first) == []
-    dispatcher.server.close()
-    client.wait(PATIENCE)
