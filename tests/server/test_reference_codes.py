@@ -176,7 +176,7 @@ def test_forces_and_virial_are_derivatives_of_the_energy(code, dispatch, recipe)
     slope = (labels[1].evaluation.energy - labels[2].evaluation.energy) / (2 * step)
     by_forces = -np.sum(labels[0].evaluation.forces * direction)
     by_virial = -np.sum(labels[0].evaluation.virial * strain)
-    assert abs(by_forces) > 0.5
+    assert abs(by_forces) > 0.2
     if strain.any():
         assert abs(by_virial) > 0.1
     scale = abs(by_forces) + abs(by_virial)
@@ -299,7 +299,8 @@ def test_lammps_agrees_with_the_published_potential(dispatch, recipe):
     ideal, near, far = (labels_of(dispatcher, 3)[number].evaluation for number in range(3))
     # Four bonds per atom of the depth epsilon, each shared by two.
     assert ideal.energy / 64 == pytest.approx(-2 * 2.1683, abs=1e-4)
-    assert near.energy == pytest.approx(stillinger_weber(home), abs=1e-6)
+    # Its Hartree is that of CODATA 2006, one part in ten millions from today's.
+    assert near.energy == pytest.approx(stillinger_weber(home), rel=2e-7)
     assert far.energy == pytest.approx(near.energy, abs=1e-8)
     np.testing.assert_allclose(far.forces, near.forces, atol=1e-8)
     for atom, axis in [(0, 0), (17, 1), (63, 2)]:
