@@ -248,6 +248,22 @@ def test_two_configurations_have_two_reference_addresses(folder: Path) -> None:
     assert first.address.startswith("unix:anharm-") and first.address != second.address
 
 
+def test_the_words_that_reject_a_label_are_regular_expressions(folder: Path) -> None:
+    reference = load(folder, f'{MINIMAL}[reference]\nreject_output = ["not? converged"]').reference
+    assert reference is not None and reference.reject_output == ("not? converged",)
+    reference = load(folder, f'{MINIMAL}[reference]\noutput_file = "later/cp2k.out"').reference
+    assert reference is not None
+    assert reference.output_file == (folder / "later" / "cp2k.out",)  # need not exist yet
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("(", "no regular expression"), (".*", "matches every line")]
+)
+def test_an_expression_that_cannot_work_is_refused(folder: Path, pattern: str, words: str) -> None:
+    text = message(folder, f'{MINIMAL}[reference]\nreject_output = ["{pattern}"]')
+    assert words in text and "reference.reject_output" in text
+
+
 @given(
     key=st.sampled_from(["factor", "window", "budget", "seed", "rule", "quiet_steps"]),
     value=st.one_of(
