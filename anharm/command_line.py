@@ -292,6 +292,28 @@ def phonons_command(
     click.echo(phonons(model_file, output, supercell, path, samples, probability))
 
 
+@cli.command(name="labels")
+@RUN_DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.option(
+    "--xyz", "export", type=click.Path(path_type=Path), help="Write the labels there, extended XYZ."
+)
+def labels_command(directory: Path, as_json: bool, export: Path | None) -> None:
+    """Show why each label of a run was taken: rule, error, threshold, and what it taught."""
+    from rich.console import Console
+
+    from anharm import labels_command as command
+
+    found = command.list_labels(directory, export)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else 160  # no terminal would cut the lines
+        command.print_labels(found, Console(width=width))
+    if export is not None:
+        click.echo(f"{len(found.labels)} labels written to {export}", err=as_json)
+
+
 @cli.command(name="convergence")
 @RUN_DIRECTORY
 @click.option(

@@ -63,6 +63,7 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
     directory = configuration.run.directory
     ideal = ideal_configuration(engine, system)
     with open_record(configuration, ideal, directory, resume) as record:
+        record.set_metadata({"symbols": " ".join(engine.structure.get_chemical_symbols())})
         _BrokerProcess(configuration, ideal, system, record).run()
 
 

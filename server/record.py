@@ -53,6 +53,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_DECISION_COLUMNS = "trajectory, step, model_version, verdict, rule, value, threshold, mean, count"
 _SOFTWARE = ("anharm", "ipi", "numpy", "scipy", "ase", "spglib")
 
 
@@ -149,9 +150,22 @@ class Record(ObservationRecord, ConfigurationRecord):
 
     def decisions(self) -> list[Decision]:
         """Return all stored decisions in their order."""
-        columns = "trajectory, step, model_version, verdict, rule, value, threshold, mean, count"
-        rows = self._database.rows(f"SELECT {columns} FROM decisions ORDER BY id")  # noqa: S608
+        rows = self._database.rows(f"SELECT {_DECISION_COLUMNS} FROM decisions ORDER BY id")  # noqa: S608
         return [Decision(**row) for row in rows]
+
+    def decision(self, decision_id: int) -> Decision:
+        """Return one decision.
+
+        Raises
+        ------
+        KeyError
+            If there is none of this id.
+        """
+        query = f"SELECT {_DECISION_COLUMNS} FROM decisions WHERE id = ?"  # noqa: S608
+        rows = self._database.rows(query, (decision_id,))
+        if not rows:
+            raise KeyError(f"the record has no decision {decision_id}")
+        return Decision(**rows[0])
 
     def request_for(
         self,
