@@ -352,3 +352,21 @@ def convergence_command(
     if output is not None:
         command.write_picture(curve, output)
         click.echo(f"written to {output}", err=as_json)
+
+
+@cli.command(name="report")
+@RUN_DIRECTORY
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="report.html in RUN_DIRECTORY by default."
+)
+@click.option(
+    "--replay/--no-replay",
+    default=True,
+    show_default=True,
+    help="Evaluate every model version on the recorded configurations (takes longest).",
+)
+def report_command(directory: Path, output: Path | None, replay: bool) -> None:
+    """Write one HTML page about a run: errors, labels, convergence, calibration, timings."""
+    from anharm.report_command import report
+
+    click.echo(report(directory, output, replay))

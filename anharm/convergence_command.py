@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
@@ -198,7 +199,12 @@ def _number(value: float | None) -> str:
 def draw(curve: ConvergenceCurve) -> Figure:
     """The average error against the number of labels, with the spread over configurations."""
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-    axes = figure.subplots()
+    plot_convergence(figure.subplots(), curve)
+    return figure
+
+
+def plot_convergence(axes: Axes, curve: ConvergenceCurve) -> None:
+    """Draw the curve into a figure."""
     labels = [version.labels for version in curve.versions]
     for trajectory in curve.trajectories:
         errors = [version.errors[trajectory.name] for version in curve.versions]
@@ -214,7 +220,6 @@ def draw(curve: ConvergenceCurve) -> Figure:
     axes.set_ylabel("largest force error of a step, averaged (eV/Å)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-    return figure
 
 
 def write_picture(curve: ConvergenceCurve, output: Path) -> None:

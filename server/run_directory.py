@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from anharm.configuration import TrainingSection
 from anharm.errors import ConfigurationError
+from anharm.server.record_database import LOCK_NAME
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,39 @@ def run_settings(directory: Path, metadata: Mapping[str, str]) -> RunSettings:
         synchronous=table.get("run", {}).get("mode", "synchronous") == "synchronous",
         text=text,
     )
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a broker of this machine holds the run directory.
+
+    The lock is only looked at, never taken, so that a broker that starts meanwhile is not
+    disturbed.
+    """
+    path = directory / LOCK_NAME
+    try:
+        owner = path.read_text(encoding="ascii", errors="replace").split()
+        inode = path.stat().st_ino
+    except OSError:
+        return False
+    if not owner or not owner[0].isdigit():
+        return False
+    try:
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return _is_alive(int(owner[0]))
+    # For example: 1: FLOCK  ADVISORY  WRITE 708 fd:00:131117 0 EOF
+    return any(
+        words[1] == "FLOCK" and words[5].rsplit(":", 1)[-1] == str(inode)
+        for words in map(str.split, locks)
+        if len(words) > 5 and words[1] != "->"
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
