@@ -200,6 +200,11 @@ def fit(run_file: Path, labels: Path, output: Path) -> None:
     """Fit a model to labelled structures; needs only [crystal] and [expansion]."""
     from anharm.configuration import load_configuration
     from anharm.model import fit_structures, save_model
+    from anharm.model.determination import (
+        describe_determination,
+        describe_lack_of_data,
+        find_determination,
+    )
     from anharm.server.learner import build_expansion_of
     from anharm.structures import read_structures
 
@@ -216,9 +221,11 @@ def fit(run_file: Path, labels: Path, output: Path) -> None:
     save_model(model, output)
     posterior = model.posterior
     click.echo(f"{model.n_labels} labels, {expansion.n_parameters} parameters")
-    for order, determined in posterior.effective_parameters.items():
-        total = expansion.parameters_per_order[order]
-        click.echo(f"order {order}: {determined:.1f} of {total} parameters determined")
+    found = find_determination(posterior, expansion.parameter_orders)
+    for line in describe_determination(found):
+        click.echo(line)
+    for line in describe_lack_of_data(found):
+        click.echo(f"warning: {line}", err=True)
     click.echo(f"noise {posterior.noise_std:.4g} eV/A, log evidence {posterior.log_evidence:.1f}")
     click.echo(f"written to {output}")
 

@@ -24,6 +24,7 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.crystal import FloatArray, as_supercell_matrix
+from anharm.model.determination import describe_lack_of_data, find_determination
 from anharm.model.expansion import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.expansion_size import ExpansionSize, estimate_size
 from anharm.model.sites import assign_sites, default_maximum_displacement
@@ -218,6 +219,7 @@ class Learner:
         path.parent.mkdir(exist_ok=True)
         digest = save_model(model, path)
         posterior = model.posterior
+        determination = find_determination(posterior, model.expansion.parameter_orders)
         self._record.add_model(
             ModelVersion(
                 version,
@@ -230,6 +232,8 @@ class Learner:
                     "effective_parameters": {
                         str(k): v for k, v in posterior.effective_parameters.items()
                     },
+                    "determined": {str(k): one.determined for k, one in determination.items()},
+                    "lack_of_data": describe_lack_of_data(determination),
                     "log_evidence": posterior.log_evidence,
                     "seconds": time.perf_counter() - started,
                 },
@@ -238,7 +242,14 @@ class Learner:
         self._last_version = version
         self._use(model)
         self.refit_seconds = time.perf_counter() - started
-        logger.info("model %d from %d labels in %.3f s", version, self.n_labels, self.refit_seconds)
+        shares = [f"{one.determined}/{one.parameters}" for one in determination.values()]
+        logger.info(
+            "model %d from %d labels in %.3f s; parameters determined per order: %s",
+            version,
+            self.n_labels,
+            self.refit_seconds,
+            ", ".join(shares),
+        )
         return model
 
     def _learn(self, label: Label) -> None:

@@ -31,6 +31,8 @@ class Summary:
         Answers of the reference that failed their checks.
     pending : int
         Labels that were asked for and have not come.
+    lack_of_data : tuple of str
+        A sentence for each order that the last model's labels do not determine.
     """
 
     steps: int
@@ -44,6 +46,7 @@ class Summary:
     failure: str
     quarantined: int
     pending: int
+    lack_of_data: tuple[str, ...]
 
 
 def summarise(directory: Path, window: int) -> Summary:
@@ -65,12 +68,13 @@ def summarise(directory: Path, window: int) -> Summary:
         chunks = list(record.observations())
         errors = np.concatenate([c.maximum for c in chunks]) if chunks else np.empty(0)
         steps = {(c.trajectory, step) for c in chunks for step in c.steps.tolist()}
+        models = record.models()
         predictions = [label.prediction for label in record.labels()]
         average = max(1, min(window, len(errors) // 2))
         return Summary(
             steps=len(steps),
             labels=record.label_count(),
-            models=len(record.models()),
+            models=len(models),
             error_start=float(errors[:average].mean()) if len(errors) else None,
             error_end=float(errors[-average:].mean()) if len(errors) else None,
             label_rmse=tuple(p.force_rmse for p in predictions if p is not None),
@@ -79,6 +83,9 @@ def summarise(directory: Path, window: int) -> Summary:
             failure=known.get("failure", ""),
             quarantined=sum(1 for _ in record.rejected_labels()),
             pending=sum(n for state, n in record.request_counts().items() if state != "labelled"),
+            lack_of_data=tuple(
+                models[-1].hyperparameters.get("lack_of_data", ()) if models else ()
+            ),
         )
 
 
@@ -104,6 +111,7 @@ def format_summary(summary: Summary, directory: Path) -> str:
         lines.append(f"quarantined answers      {summary.quarantined}")
     if summary.pending:
         lines.append(f"labels pending           {summary.pending}, the first thing on --resume")
+    lines += [f"warning                  {line}" for line in summary.lack_of_data]
     if summary.converged:
         lines.append(f"converged                at step {summary.converged_step}")
         lines.append(f"                         {summary.converged}")

@@ -197,3 +197,17 @@ def test_an_expansion_beyond_the_memory_is_refused_within_seconds(anharm, folder
 def test_help_and_version(anharm):
     assert "fit" in anharm("--help").stdout
     assert anharm("--version").stdout.startswith("anharm")
+
+
+def test_orders_that_the_labels_do_not_determine_are_named(anharm, folder):
+    atoms = make_supercell(ase.io.read(INPUTS / "primitive.xyz"), MATRIX)
+    atoms.positions[0, 0] += 0.01
+    forces = np.random.default_rng(0).normal(0, 1e-3, (64, 3))
+    forces[0, 0] -= 0.1
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=forces)
+    ase.io.write(folder / "small.xyz", atoms)
+    done = anharm("fit", "run.toml", "--labels", "small.xyz", "--output", "small.h5")
+    assert done.returncode == 0, done.stderr
+    assert "order 3: 0 of 27 parameters determined by the labels" in done.stdout
+    assert "warning: order 3 is not determined by the labels" in done.stderr
+    assert "larger displacements" in done.stderr

@@ -45,7 +45,8 @@ def test_a_run_that_learnt(run):
     label(record, 1, rmse=0.25)
     label(record, 2, rmse=0.03125)
     label(record, 3, accepted=False)
-    record.add_model(ModelVersion(1, "models/model-0001.h5", "0", (1,), {}))
+    lacking = {"lack_of_data": ["order 4 lacks data"]}
+    record.add_model(ModelVersion(1, "models/model-0001.h5", "0", (1,), lacking))
     observe(record, "trajectory", 0, [0.4, 0.2, 0.1])
     observe(record, "trajectory", 3, [0.1, 0.02, 0.04])
     summary = summarise(directory, window=2)
@@ -57,6 +58,7 @@ def test_a_run_that_learnt(run):
     assert "0.3000 eV/A at the start, 0.0300 eV/A at the end" in text
     assert "0.2500 eV/A (first) to 0.0312 eV/A (last)" in text
     assert "quarantined answers      1" in text
+    assert "warning                  order 4 lacks data" in text
     assert summary.pending == 1 and "labels pending           1" in text  # the quarantined one
     assert "converged                no" in text
     assert f"{directory}/record.sqlite" in text
