@@ -10,7 +10,7 @@ from pathlib import Path
 
 import zmq
 
-from anharm.errors import RunFailed
+from anharm.errors import ConfigurationError, RunFailed
 from anharm.wire.broker_connection import connect_to_broker
 from anharm.wire.messages import (
     LARGEST_FRAME,
@@ -24,6 +24,7 @@ from anharm.wire.messages import (
     Waiting,
     decode,
     encode,
+    is_name,
 )
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,11 @@ class BrokerLink:
         self, endpoint: str, trajectory: str, silence_limit: float, keys: Path | None = None
     ) -> None:
         self.name = f"{trajectory}-{uuid.uuid4().hex[:8]}"
+        if not is_name(self.name):
+            raise ConfigurationError(
+                f"the name {trajectory[:50]!r} of the trajectory is too long, or has characters "
+                "that cannot be printed"
+            )
         self._endpoint = endpoint
         self._trajectory = trajectory
         self._limit = silence_limit

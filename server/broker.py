@@ -20,6 +20,7 @@ from anharm.server.decision import (
     refitted,
 )
 from anharm.server.decision import Observation as DecisionInput
+from anharm.server.flood_limit import FloodLimit
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import LatticeClient, labels_from_clients
@@ -47,6 +48,9 @@ from anharm.wire.messages import (
 )
 
 logger = logging.getLogger(__name__)
+logger.addFilter(FloodLimit(most=500))
+
+LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
 
 MOST_HELD = 20_000  # observations of a trajectory that wait for one of them to be repeated
 
@@ -156,6 +160,16 @@ class Broker:
             return [(address, Stop("", failure))]
         if self.phase == "stopped":
             return [(address, Stop("the run has ended", self.failure))]
+        if message.client in self.clients:
+            raise BadMessage("a Hello in the name of a client that is there")
+        if any(client.address == address for client in self.clients.values()):
+            raise BadMessage("a second Hello of a client")
+        if self._has_too_many(message.trajectory):
+            failure = (
+                f"the broker serves {len(self.clients)} lattice clients and has "
+                f"{len(self.states)} trajectories; {LARGEST_NUMBER_OF_CLIENTS} are the most allowed"
+            )
+            return [(address, Stop("", failure))]
         client = LatticeClient(message.client, address, message.trajectory, last_heard=self._now)
         self.clients[message.client] = client
         logger.info("lattice client %s joined trajectory %s", client.name, client.trajectory)
@@ -163,6 +177,15 @@ class Broker:
             client.waits_for = "model"
             return [(address, Waiting(self.waiting_for))]
         return [self._model_for(client)]
+
+    def _has_too_many(self, trajectory: str) -> bool:
+        """Whether one more client, or one more trajectory, would be too many."""
+        is_new = trajectory not in self.states and trajectory not in {
+            client.trajectory for client in self.clients.values()
+        }
+        return len(self.clients) >= LARGEST_NUMBER_OF_CLIENTS or (
+            is_new and len(self.states) >= LARGEST_NUMBER_OF_CLIENTS
+        )
 
     def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
         if self.phase == "stopped":

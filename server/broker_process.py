@@ -19,6 +19,7 @@ from anharm.model.sites import assign_sites
 from anharm.server.broker import Broker, Reply
 from anharm.server.broker_socket import broker_socket
 from anharm.server.engine_input import EngineInput, read_engine_input
+from anharm.server.flood_limit import FloodLimit
 from anharm.server.labelling import (
     AttemptFailed,
     AttemptStarted,
@@ -33,9 +34,17 @@ from anharm.server.record import Record
 from anharm.server.record_schema import content_hash
 from anharm.wire.addresses import parse_address
 from anharm.wire.driver_protocol import Configuration
-from anharm.wire.messages import BadMessage, decode, encode, largest_client_frame
+from anharm.wire.messages import (
+    BadMessage,
+    Message,
+    NewModel,
+    decode,
+    encode,
+    largest_client_frame,
+)
 
 logger = logging.getLogger(__name__)
+logger.addFilter(FloodLimit())
 
 _POLL_SECONDS = 0.5
 _REASSURE_SECONDS = 2.0
@@ -164,6 +173,7 @@ class _BrokerProcess:
         self.record = record
         self.broker = Broker(configuration, record, learner, self.labelling, ideal)
         self.largest_frame = largest_client_frame(len(ideal.positions))
+        self._model_frame = -1, zmq.Frame()
         self.stopping = ""
         self._deserted_since = time.monotonic()
         self._lonely_since = time.monotonic()
@@ -275,9 +285,19 @@ class _BrokerProcess:
     def _send(self, socket: zmq.Socket[bytes], replies: list[Reply]) -> None:
         for address, message in replies:
             try:
-                socket.send_multipart([address, encode(message)], zmq.NOBLOCK)
+                socket.send_multipart([address, self._frame(message)], zmq.NOBLOCK, copy=False)
             except zmq.ZMQError as error:
                 logger.warning("a client could not be answered: %s", error)
+
+    def _frame(self, message: Message) -> zmq.Frame:
+        """A message to send; a model, which may be large, is held once for all who want it."""
+        if not isinstance(message, NewModel):
+            return zmq.Frame(encode(message))
+        version, frame = self._model_frame
+        if version != message.version:
+            frame = zmq.Frame(encode(message))
+            self._model_frame = message.version, frame
+        return frame
 
 
 @contextmanager

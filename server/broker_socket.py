@@ -11,6 +11,7 @@ from pathlib import Path
 import zmq
 
 from anharm.errors import RunFailed
+from anharm.server.connection_limit import ConnectionLimit, raise_descriptor_limit
 from anharm.server.preflight import is_in_use
 from anharm.wire.addresses import parse_address
 from anharm.wire.broker_connection import set_heartbeat
@@ -44,6 +45,7 @@ def broker_socket(
     RunFailed
         If the endpoint is in use or cannot be made.
     """
+    raise_descriptor_limit()
     context = zmq.Context()
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.MAXMSGSIZE, largest_frame)
@@ -57,6 +59,8 @@ def broker_socket(
         if keys is not None:
             secure_broker(socket, keys)
             leaving.enter_context(authenticator(context, keys))
+        limit = ConnectionLimit(socket)
+        leaving.callback(limit.close)
         _bind(socket, endpoint)
         if endpoint.startswith("ipc://"):
             path = Path(endpoint.removeprefix("ipc://"))

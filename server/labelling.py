@@ -15,6 +15,7 @@ from threading import Lock, Thread
 from time import monotonic, sleep
 
 from anharm.errors import ConfigurationError
+from anharm.server.flood_limit import FloodLimit
 from anharm.server.labelling_client import ClientLimits, ReferenceClient, describe_peer
 from anharm.server.labelling_events import (
     AttemptFailed,
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(FloodLimit(most=500))
 
 LARGEST_NUMBER_OF_CLIENTS = 256
 CLOSING_SECONDS = 5.0

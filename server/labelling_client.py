@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from anharm.errors import RunFailed
+from anharm.server.flood_limit import FloodLimit
 from anharm.server.labelling_events import LabelRequest, Result
 from anharm.server.reference_output import NOT_CONVERGED, ReferenceOutput, program_name
 from anharm.server.wake_up import WakeUp
@@ -27,6 +28,7 @@ from anharm.wire.channel import Channel, PeerClosed, ProtocolViolation, TimeLimi
 from anharm.wire.driver_protocol import Configuration
 
 logger = logging.getLogger(__name__)
+logger.addFilter(FloodLimit(most=500))
 
 FAREWELL_SECONDS = 0.5
 # Without an answer of the other host for this long, a connection counts as broken.

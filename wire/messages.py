@@ -19,6 +19,8 @@ PROTOCOL_VERSION = 1
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
 LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms are 24 MB
 _LARGEST_TEXT = 1 << 16
+_LARGEST_NAME = 200
+_NAMES = frozenset({"client", "trajectory"})
 _LARGEST_NUMBER = 1 << 53  # steps are counted further on, and must fit into 64 bits
 
 
@@ -195,6 +197,11 @@ def decode(frame: bytes, largest: int = LARGEST_CLIENT_FRAME) -> Message:
     return _checked(kind, content)
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a client or of a trajectory."""
+    return 0 < len(text) <= _LARGEST_NAME and text.isprintable()
+
+
 def _hashable(value: object) -> bool:
     return value is None or isinstance(value, str)
 
@@ -202,7 +209,8 @@ def _hashable(value: object) -> bool:
 def _checked(kind: Any, content: dict[str, Any]) -> Message:
     expected = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
     if content.keys() != expected.keys():
-        raise BadMessage(f"{kind.__name__} with the fields {sorted(map(str, content))[:12]}")
+        names = sorted(str(key)[:20] for key in content)[:12]
+        raise BadMessage(f"{kind.__name__} with the fields {names}")
     for name, value in content.items():
         if type(value) is not expected[name]:
             raise BadMessage(f"{kind.__name__}.{name} is a {type(value).__name__}")
@@ -212,6 +220,8 @@ def _checked(kind: Any, content: dict[str, Any]) -> Message:
             raise BadMessage(f"{kind.__name__}.{name} is not a finite number")
         if isinstance(value, str) and len(value) > _LARGEST_TEXT:
             raise BadMessage(f"{kind.__name__}.{name} is {len(value)} characters long")
+        if name in _NAMES and not is_name(str(value)):
+            raise BadMessage(f"{kind.__name__}.{name} is no printable name")
     message: Message = kind(**content)
     return message
 

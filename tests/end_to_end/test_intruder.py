@@ -3,6 +3,7 @@
 import os
 
 import msgpack
+import numpy as np
 import zmq
 
 from anharm.configuration import load_configuration
@@ -15,6 +16,7 @@ from anharm.wire.messages import (
     NewModel,
     Observation,
     Proceed,
+    SendConfiguration,
     decode,
     encode,
 )
@@ -89,7 +91,13 @@ def expect_replays_to_be_dropped(socket):
     for sequence in (0, 1):
         reply = None
         while not isinstance(reply, Proceed):  # the run's own client may have brought a new model
-            observe(sequence, version)
+            if isinstance(reply, SendConfiguration):
+                cell, positions = 10.86 * np.eye(3), np.zeros((64, 3))
+                sent = ConfigurationSent.of("replayer", sequence, cell, positions)
+                socket.send(encode(sent))
+            else:
+                observe(sequence, version)
+            assert socket.poll(30_000), "no answer"
             reply = decode(socket.recv(), 1 << 30)
             version = getattr(reply, "version", version)
     observe(1, version)

@@ -28,6 +28,7 @@ FIELDS = {
     "bytes": st.binary(max_size=200),
     "bool": st.booleans(),
 }
+NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=50)
 KINDS = messages.Message.__args__
 ANYTHING = st.recursive(
     st.none()
@@ -43,7 +44,13 @@ ANYTHING = st.recursive(
 
 def any_message():
     return st.one_of(
-        st.builds(kind, **{field.name: FIELDS[field.type] for field in dataclasses.fields(kind)})
+        st.builds(
+            kind,
+            **{
+                field.name: NAMES if field.name in ("client", "trajectory") else FIELDS[field.type]
+                for field in dataclasses.fields(kind)
+            },
+        )
         for kind in KINDS
     )
 
@@ -102,6 +109,9 @@ def changed(**fields):
         ({"energy": float("nan")}, "energy is not a finite number"),
         ({"force_std_max": float("inf")}, "force_std_max is not a finite number"),
         ({"client": "x" * 70_000}, "client is 70000 characters long"),
+        ({"client": "x" * 201}, "client is no printable name"),
+        ({"client": ""}, "client is no printable name"),
+        ({"client": "a\nERROR forged"}, "client is no printable name"),
     ],
 )
 def test_the_refusal_says_why(fields, why):
