@@ -105,8 +105,11 @@ class Expansion:
         return self is other or all(np.array_equal(mine, yours) for mine, yours in pairs)
 
     @cached_property
-    def _constraint_blocks(self) -> list[tuple[IntArray, IntArray, FloatArray]]:
-        """Dense blocks (rows, columns, values) of the constraint basis, small ones together."""
+    def constraint_blocks(self) -> list[tuple[IntArray, IntArray, FloatArray]]:
+        """Dense blocks of the constraint basis, small ones together.
+
+        Each is its rows (symmetry-allowed parameters), columns (irreducible ones) and values.
+        """
         basis = self.constraint_basis
         n_blocks, block_of = connected_components(
             block_array([[None, basis], [basis.T, None]]), directed=False
@@ -139,7 +142,7 @@ class Expansion:
             constraint_basis.T @ columns, in the precision of `columns`.
         """
         result = np.empty((self.n_parameters, columns.shape[1]), dtype=columns.dtype)
-        for rows, targets, values in self._constraint_blocks:
+        for rows, targets, values in self.constraint_blocks:
             result[targets] = values.T.astype(columns.dtype, copy=False) @ columns[rows]
         return result
 

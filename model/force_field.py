@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -11,6 +12,7 @@ from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.deformation import checked_deformation, is_reference_cell
+from anharm.model.force_errors import ForceErrors, PosteriorFactor
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
 from anharm.model.strain import StrainedSum
@@ -47,9 +49,12 @@ class ForceField:
     model : BayesianModel
     supercell : Supercell
         Of the model's crystal.
+    threads : int
+        How many threads share one call; matrix products follow the limits of the BLAS library.
     """
 
-    def __init__(self, model: BayesianModel, supercell: Supercell) -> None:
+    def __init__(self, model: BayesianModel, supercell: Supercell, threads: int = 1) -> None:
+        self.threads = threads
         self._sum = LatticeSum(model.expansion, supercell)
         terms = model.expansion.monomials.variables
         ones = csr_array(np.ones((len(terms), 1)))
@@ -78,8 +83,7 @@ class ForceField:
         self._coefficients = expansion.monomial_weights @ unconstrained
         self._polynomial = self._forest.with_coefficients(self._coefficients)
         self._strengths = None
-        self._factor = np.ascontiguousarray(model.posterior.factor.T)
-        self._single_factor = self._factor.astype(np.float32)
+        self._factor = PosteriorFactor(model.posterior.factor)
         self.model = model
 
     def deformation(self, cell: FloatArray) -> FloatArray | None:
@@ -114,7 +118,7 @@ class ForceField:
         exact_errors : bool
             In double precision; otherwise in single, good to 1e-5 of the largest error.
         """
-        found = self._polynomial.evaluate(displacements, self._sum.body_atoms, virial)
+        found = self._polynomial.evaluate(displacements, self._sum.body_atoms, virial, self.threads)
         virials = None
         if found.virials is not None:
             virials = (found.virials[0] + found.virials[0].transpose(0, 2, 1)) / 2
@@ -151,7 +155,9 @@ class ForceField:
         """
         if self._strengths is None:
             self._strengths = self._strained.strengths(self._coefficients)
-        found = self._strained.evaluate(self._strengths, deformation, displacements, virial)
+        found = self._strained.evaluate(
+            self._strengths, deformation, displacements, virial, self.threads
+        )
         model, n_cells = self.model, self.supercell.n_cells
         strain = deformation - np.eye(3)
         offset = model.energy_per_cell - np.sum(model.virial_per_cell * strain)
@@ -190,11 +196,18 @@ class ForceField:
         With a deformation, phi are the design rows of the strained cell, which take long to set up
         for each new one.
         """
-        rows = self._strained.unconstrained_forces(deformation, displacements)
-        rows = rows.reshape(len(rows), -1)
-        factor = self._factor if exact else self._single_factor
-        rows = rows.astype(factor.dtype, copy=False)
-        spread = factor @ self._sum.expansion.constrain(rows)
-        variance = np.einsum("ri,ri->i", spread, spread)
-        std: FloatArray = np.sqrt(variance.astype(float)).reshape(displacements.shape)
-        return std
+        if deformation is None:
+            errors = self._errors
+        else:
+            displacements = displacements - displacements.mean(axis=1, keepdims=True)
+            errors = ForceErrors(
+                self._sum.expansion,
+                self._strained.columns(deformation),
+                self._sum.body_atoms,
+                without_mean=True,
+            )
+        return errors.standard_deviations(displacements, self._factor, exact, self.threads)
+
+    @cached_property
+    def _errors(self) -> ForceErrors:
+        return ForceErrors(self._sum.expansion, self._sum.columns, self._sum.body_atoms)

@@ -90,7 +90,8 @@ class LatticeSum:
         return found
 
     @cached_property
-    def _columns(self) -> Program:
+    def columns(self) -> Program:
+        """One output per symmetry-allowed parameter."""
         return Program.compile(self.expansion.monomials, self.expansion.monomial_weights)
 
     def unconstrained_forces(self, displacements: FloatArray) -> FloatArray:
@@ -105,7 +106,7 @@ class LatticeSum:
         -------
         (n_unconstrained, n_configurations, n_atoms, 3) float
         """
-        return self._columns.evaluate(displacements, self.body_atoms, virial=False).forces
+        return self.columns.evaluate(displacements, self.body_atoms, virial=False).forces
 
     def force_rows(self, displacements: FloatArray) -> FloatArray:
         """Force design rows (3 n_atoms, n_parameters) of one (n_atoms, 3) configuration."""
@@ -115,7 +116,7 @@ class LatticeSum:
     def design_rows(self, displacements: FloatArray) -> DesignRows:
         """Design rows of forces, energy and virial of one (n_atoms, 3) configuration."""
         constrain = self.expansion.constrain
-        found = self._columns.evaluate(displacements[None], self.body_atoms)
+        found = self.columns.evaluate(displacements[None], self.body_atoms)
         assert found.virials is not None
         return DesignRows(
             forces=constrain(found.forces.reshape(len(found.forces), -1)).T,

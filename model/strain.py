@@ -8,7 +8,7 @@ polynomial in u, evaluated by the kernels of the reference cell.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -24,6 +24,7 @@ from anharm.model.strain_kernels import (
     strain_gradient_by_term,
 )
 from anharm.model.strain_table import StrainTable, build_strain_table
+from anharm.model.threads import run_threads
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class StrainedSum:
 
     def __init__(self, lattice_sum: LatticeSum) -> None:
         self._sum = lattice_sum
-        self._columns: tuple[bytes, Program] | None = None
+        self._kept: tuple[bytes, Program] | None = None
 
     @cached_property
     def _table(self) -> StrainTable:
@@ -91,6 +92,7 @@ class StrainedSum:
         deformation: FloatArray,
         displacements: FloatArray,
         virial: bool,
+        threads: int = 1,
     ) -> StrainedValues:
         """Energy, forces and virial.
 
@@ -104,6 +106,7 @@ class StrainedSum:
             From the sites of the strained ideal crystal, Angstrom, in the supercell's order.
         virial : bool
             Whether to compute virials.
+        threads : int
         """
         table = self._table
         u = displacements - displacements.mean(axis=1, keepdims=True)
@@ -111,15 +114,15 @@ class StrainedSum:
         coefficients = np.empty(table.n_targets)
         effective_coefficients(strengths, table.targets, table.factors, strains, coefficients)
         polynomial = self._forest.with_coefficients(coefficients[:-1])
-        found = polynomial.evaluate(u, self._sum.body_atoms, virial=False)
+        found = polynomial.evaluate(u, self._sum.body_atoms, False, threads)
         energies = found.energies[0] + coefficients[-1] * self.supercell.n_cells
         forces = found.forces[0] - found.forces[0].mean(axis=1, keepdims=True)
         if not virial:
             return StrainedValues(energies, forces, None)
         virials = np.einsum("cai,caj->cij", forces, u)
         gradient = np.empty(len(strains))
-        for index, one in enumerate(u):
-            sums = self._sums(one)
+        all_sums = run_threads([partial(self._sums, one) for one in u], threads)
+        for index, sums in enumerate(all_sums):
             strain_gradient(strengths, table.targets, table.factors, strains, sums, gradient)
             virials[index] -= gradient.reshape(-1, 3).T @ table.vectors @ deformation.T
         return StrainedValues(energies, forces, (virials + virials.transpose(0, 2, 1)) / 2)
@@ -151,7 +154,7 @@ class StrainedSum:
         if deformation is None:
             return self._sum.unconstrained_forces(displacements)
         u = displacements - displacements.mean(axis=1, keepdims=True)
-        program = self._strained_columns(deformation)
+        program = self.columns(deformation)
         forces = program.evaluate(u, self._sum.body_atoms, virial=False).forces
         forces -= forces.mean(axis=2, keepdims=True)
         return forces
@@ -186,11 +189,11 @@ class StrainedSum:
         shape = (table.n_targets, len(self.expansion.monomials.orders))
         return csr_array((values, (table.targets, table.terms)), shape=shape)
 
-    def _strained_columns(self, deformation: FloatArray) -> Program:
+    def columns(self, deformation: FloatArray) -> Program:
         """One column per symmetry-allowed parameter; that of the last cell is kept."""
         key = deformation.tobytes()
-        if self._columns is None or self._columns[0] != key:
+        if self._kept is None or self._kept[0] != key:
             strains = self._table.strains(deformation - np.eye(3))
             weights = self._transformation(strains)[:-1] @ self.expansion.monomial_weights
-            self._columns = (key, Program.compile(self._table.monomials, csr_array(weights)))
-        return self._columns[1]
+            self._kept = (key, Program.compile(self._table.monomials, csr_array(weights)))
+        return self._kept[1]
