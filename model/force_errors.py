@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
@@ -18,8 +20,10 @@ from anharm.model.kernels import evaluate
 from anharm.model.program import Program, configurations_first, configurations_last
 from anharm.model.threads import ranges, run_threads
 
+AnyPrecision = NDArray[Any]  # float64 or float32
+
 MEMORY_LIMIT = 256 * 2**20  # bytes of design rows in the irreducible parameters
-_CACHE = 2**20  # bytes; rows that are added to again and again should stay in the cache
+_CACHE = 4 * 2**20  # bytes; rows that are added to again and again should stay in the cache
 _FACTOR_BLOCK = 256  # rows of the factor
 _PANEL = 1536  # force components
 
@@ -130,14 +134,16 @@ class ForceErrors:
             Bytes of design rows at one time.
         """
         n_configurations, n_atoms, _ = displacements.shape
-        blocks = factor.double if exact else factor.single
+        blocks: list[AnyPrecision] = list(factor.double if exact else factor.single)
         dtype = np.dtype(float) if exact else np.dtype(np.float32)
         bytes_each = self._n_parameters * n_atoms * 3 * dtype.itemsize
         at_once = max(memory_limit // max(bytes_each, 1), 1)
         n_parts = 1 if self._without_mean else -(-bytes_each // memory_limit)
         result = np.empty((n_configurations, n_atoms, 3))
         for begin, stop in ranges(n_configurations, -(-n_configurations // at_once)):
-            by_atom = configurations_last(displacements[begin:stop]).astype(dtype, copy=False)
+            by_atom: AnyPrecision = configurations_last(displacements[begin:stop]).astype(
+                dtype, copy=False
+            )
             for targets in self._targets(n_parts, n_atoms):
                 rows = self._rows(by_atom, targets, threads)
                 variances = _variances(blocks, rows, threads).astype(float)
@@ -168,7 +174,7 @@ class ForceErrors:
             )
         return found
 
-    def _rows(self, by_atom: FloatArray, targets: _Targets, threads: int) -> FloatArray:
+    def _rows(self, by_atom: AnyPrecision, targets: _Targets, threads: int) -> AnyPrecision:
         """Design rows (n_parameters, n_targets * 3 * n_conf)."""
         n_targets, n_configurations = len(targets.atoms), by_atom.shape[2]
         length = n_targets * 3 * n_configurations
@@ -216,11 +222,11 @@ class ForceErrors:
 
     def _accumulate(
         self,
-        by_atom: FloatArray,
+        by_atom: AnyPrecision,
         targets: _Targets,
         group: _Group,
         pieces: list[tuple[int, int]],
-        free: FloatArray,
+        free: AnyPrecision,
     ) -> None:
         program = self._programs[by_atom.dtype]
         nothing = np.empty((0, by_atom.shape[2]), by_atom.dtype)
@@ -235,12 +241,12 @@ class ForceErrors:
 
 
 def _constrain(
-    constraint: FloatArray, free: FloatArray, rows: FloatArray, parameters: IntArray
+    constraint: AnyPrecision, free: AnyPrecision, rows: AnyPrecision, parameters: IntArray
 ) -> None:
     rows[parameters] = constraint @ free
 
 
-def _variances(blocks: list[FloatArray], rows: FloatArray, threads: int) -> FloatArray:
+def _variances(blocks: list[AnyPrecision], rows: AnyPrecision, threads: int) -> AnyPrecision:
     """Sum of squares over the columns of the factor, (n,) for rows (n_parameters, n)."""
     n = rows.shape[1]
     variances = np.zeros(n, rows.dtype)

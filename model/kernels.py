@@ -23,7 +23,16 @@ from numba import njit
 
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.forest import Forest
-from anharm.model.lanes import LANE_BYTES, broadcast, load, multiply, multiply_add, store
+from anharm.model.lanes import (
+    CHUNK_BYTES,
+    LANE_BYTES,
+    broadcast,
+    load,
+    multiply,
+    multiply_add,
+    store,
+    subtract_chunk,
+)
 
 _MAXIMUM_DEPTH = 8
 _CACHE_LINE = 64  # bytes
@@ -41,15 +50,22 @@ class Workspace(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """The lanes of one block: runs of configurations of one cell after another."""
+    """The lanes of one block: runs of configurations of one cell after another.
 
-    cells: IntArray
-    configurations: IntArray
-    lanes: IntArray
-    lengths: IntArray
+    Unsigned numbers, for which compiled code need not look for negative ones.
+    """
+
+    cells: IntArray  # (lanes,)
+    configurations: IntArray  # (lanes,)
+    lanes: IntArray  # (lanes,)
+    lengths: IntArray  # (lanes,)
+    sources: IntArray  # (n_bodies, lanes), where each body's displacement begins
+    targets: IntArray  # (n_bodies, lanes), where the force on it begins
 
 
-_compiled = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+_compiled = njit(
+    cache=True, nogil=True, fastmath={"contract"}, error_model="numpy", forceinline=True
+)
 
 
 @_compiled
@@ -184,46 +200,58 @@ def _divide_into_runs(begin: int, stop: int, n_configurations: int, runs: Runs) 
 
 
 @_compiled
-def _gather(
-    displacements: FloatArray, body_atoms: IntArray, runs: Runs, n_runs: int, values: FloatArray
+def _locate(
+    body_atoms: IntArray, n_configurations: int, runs: Runs, n_runs: int, places: IntArray
 ) -> None:
-    """Displacements of every body in one block of lanes."""
-    alone = displacements.shape[2] == 1
+    """Where the first component of each run begins in arrays (n_atoms, 3, n_configurations)."""
     for body in range(body_atoms.shape[0]):
-        atoms = body_atoms[body]
+        atoms, found = body_atoms[body], places[body]
         for run in range(n_runs):
-            atom, first, lane = atoms[runs.cells[run]], runs.configurations[run], runs.lanes[run]
-            if alone:
-                for axis in range(3):
-                    values[body * 3 + axis, lane] = displacements[atom, axis, 0]
+            atom = np.uint64(atoms[runs.cells[run]])
+            found[run] = atom * np.uint64(3 * n_configurations) + runs.configurations[run]
+
+
+@_compiled
+def _gather(displacements: FloatArray, runs: Runs, n_runs: int, values: FloatArray) -> None:
+    """Displacements of every body in one block of lanes."""
+    flat = displacements.reshape(-1)
+    n_configurations = displacements.shape[2]
+    for body in range(len(runs.sources)):
+        for axis in range(3):
+            row, places = values[body * 3 + axis], runs.sources[body]
+            shift = np.uint64(axis * n_configurations)
+            if n_configurations == 1:
+                for run in range(n_runs):
+                    row[run] = flat[places[run] + shift]
                 continue
-            for axis in range(3):
-                for index in range(runs.lengths[run]):
-                    values[body * 3 + axis, lane + index] = displacements[atom, axis, first + index]
+            for run in range(n_runs):
+                begin, lane, length = places[run] + shift, runs.lanes[run], runs.lengths[run]
+                row[lane : lane + length] = flat[begin : begin + length]
 
 
 @_compiled
 def _scatter(
-    variables: IntArray,
-    body_atoms: IntArray,
-    runs: Runs,
-    n_runs: int,
-    gradient: FloatArray,
-    forces: FloatArray,
+    variables: IntArray, runs: Runs, n_runs: int, gradient: FloatArray, forces: FloatArray
 ) -> None:
     """Subtract the gradient by variable from the forces (n_atoms, 3, n_configurations)."""
-    alone = forces.shape[2] == 1
+    flat = forces.reshape(-1)
+    n_configurations = forces.shape[2]
+    chunk = np.uint64(CHUNK_BYTES // forces.itemsize)
     for variable in variables:
         body, axis = divmod(variable, 3)
-        atoms = body_atoms[body]
-        if alone:
+        row, places = gradient[variable], runs.targets[body]
+        shift = np.uint64(axis * n_configurations)
+        if n_configurations == 1:
             for run in range(n_runs):
-                forces[atoms[runs.cells[run]], axis, 0] -= gradient[variable, run]
+                flat[places[run] + shift] -= row[run]
             continue
         for run in range(n_runs):
-            atom, first, lane = atoms[runs.cells[run]], runs.configurations[run], runs.lanes[run]
-            for index in range(runs.lengths[run]):
-                forces[atom, axis, first + index] -= gradient[variable, lane + index]
+            begin, lane, length = places[run] + shift, runs.lanes[run], runs.lengths[run]
+            whole = length - length % chunk
+            for index in range(np.uint64(0), whole, chunk):
+                subtract_chunk(flat, begin + index, row, lane + index)
+            for index in range(whole, length):
+                flat[begin + index] -= row[lane + index]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
@@ -236,12 +264,13 @@ def _add_up(lanes: FloatArray, runs: Runs, n_runs: int, totals: FloatArray) -> N
         totals[0] += total
         return
     for run in range(n_runs):
-        first, lane = runs.configurations[run], runs.lanes[run]
-        for index in range(runs.lengths[run]):
-            totals[first + index] += lanes[lane + index]
+        first, lane, length = runs.configurations[run], runs.lanes[run], runs.lengths[run]
+        kept, part = totals[first : first + length], lanes[lane : lane + length]
+        for index in range(len(part)):
+            kept[index] += part[index]
 
 
-@_compiled
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def evaluate(
     forest: Forest,
     coefficients: FloatArray,
@@ -290,24 +319,29 @@ def evaluate(
     wants_energy, wants_virial = len(energies) > 0, len(virials) > 0
     work = _workspace(n_bodies * 3, displacements)
     runs = Runs(
-        np.zeros(width, np.int64),
-        np.zeros(width, np.int64),
-        np.zeros(width, np.int64),
-        np.zeros(width, np.int64),
+        np.zeros(width, np.uint64),
+        np.zeros(width, np.uint64),
+        np.zeros(width, np.uint64),
+        np.zeros(width, np.uint64),
+        np.zeros((n_bodies, width), np.uint64),
+        np.zeros((n_bodies, width), np.uint64),
     )
+    zero = broadcast(coefficients.dtype.type(0))
     for begin in range(first_cell * n_configurations, last_lane, width):
         n_runs = _divide_into_runs(begin, min(begin + width, last_lane), n_configurations, runs)
         work.values[:, min(width, last_lane - begin) :] = 0
-        _gather(displacements, body_atoms, runs, n_runs, work.values)
+        _locate(body_atoms, n_configurations, runs, n_runs, runs.sources)
+        _locate(target_atoms, n_configurations, runs, n_runs, runs.targets)
+        _gather(displacements, runs, n_runs, work.values)
         for index in range(len(columns)):
             column, row = columns[index], rows[index]
             used = forest.variables[
                 forest.variable_starts[column] : forest.variable_starts[column + 1]
             ]
             for variable in used:
-                work.gradient[variable, :] = 0
+                store(work.gradient, variable, zero)
             _differentiate(forest, column, coefficients, positions, work, wants_virial)
-            _scatter(used, target_atoms, runs, n_runs, work.gradient, forces[row])
+            _scatter(used, runs, n_runs, work.gradient, forces[row])
             if wants_energy:
                 _add_up(work.adjoints[0], runs, n_runs, energies[row])
             if wants_virial:

@@ -16,6 +16,7 @@ from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import make_array
 
 LANE_BYTES = 256  # four of the widest registers: enough independent sums to hide their latency
+CHUNK_BYTES = 64  # one register
 _CONTRACT = ("contract",)
 
 # Intrinsics are called without their first argument, which type checkers do not know.
@@ -23,11 +24,11 @@ _intrinsic: Callable[[Any], Any] = intrinsic
 
 
 class Lanes(types.Type):
-    """The type of a row of lanes of float64 (32 of them) or float32 (64)."""
+    """The type of a row of lanes: 32 of float64, 64 of float32; or of a shorter piece of one."""
 
-    def __init__(self, dtype: types.Float) -> None:
+    def __init__(self, dtype: types.Float, n_bytes: int = LANE_BYTES) -> None:
         self.dtype = dtype
-        self.width = LANE_BYTES * 8 // dtype.bitwidth
+        self.width = n_bytes * 8 // dtype.bitwidth
         super().__init__(name=f"Lanes({dtype}, {self.width})")
 
 
@@ -73,6 +74,26 @@ def store(_: Any, array: Any, row: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, row, lanes), generate
+
+
+@_intrinsic
+def subtract_chunk(_: Any, target: Any, begin: Any, source: Any, start: Any) -> Any:
+    """Subtract `CHUNK_BYTES` of one flat array, from `start`, from those of another at `begin`."""
+    chunk = Lanes(target.dtype, CHUNK_BYTES)
+    align = target.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointers = []
+        for array, offset in ((0, 1), (2, 3)):
+            data = make_array(signature.args[array])(context, builder, arguments[array]).data
+            place = context.cast(builder, arguments[offset], signature.args[offset], types.intp)
+            pointer = context.get_value_type(chunk).as_pointer()
+            pointers.append(builder.bitcast(builder.gep(data, [place]), pointer))
+        values = [builder.load(pointer, align=align) for pointer in pointers]
+        builder.store(builder.fsub(*values), pointers[0], align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, begin, source, start), generate
 
 
 @_intrinsic
