@@ -85,7 +85,7 @@ def run(run_file: Path, resume: bool) -> None:
     directory = configuration.run.directory
     try:
         with Progress() as progress:
-            supervise(configuration, resume, progress.show)
+            supervise(configuration, resume, progress.show, progress.tell)
     except RunFailed:
         if (directory / MODEL_FOLDER).exists():
             _echo_summary(configuration)
@@ -138,6 +138,17 @@ def client(run_file: Path, trajectory: str) -> None:
         connection_limit=configuration.run.connection_limit,
         keys=configuration.run.keys,
     )
+
+
+@cli.command(
+    name="i-pi", context_settings={"ignore_unknown_options": True, "help_option_names": []}
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT.xml")
+def engine_command(arguments: tuple[str, ...]) -> None:
+    """Run i-PI so that it survives clients that die; arguments are i-PI's own."""
+    from anharm.server.engine_launcher import run_engine
+
+    run_engine(arguments)
 
 
 @cli.command()

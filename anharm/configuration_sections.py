@@ -107,7 +107,7 @@ class EngineSection(Section):
     forcefield: str | None = Field(
         default=None, min_length=1, description="the name of the <ffsocket> that anharm serves"
     )
-    command: CommandLine = Field(default="i-pi", description="the command that starts i-PI")
+    command: CommandLine = Field(default="anharm i-pi", description="the command that starts i-PI")
 
 
 class TrainingSection(Section):

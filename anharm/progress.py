@@ -63,3 +63,10 @@ class Progress:
         if key != self._key or now - self._shown > _PLAIN_SECONDS:
             click.echo(describe(status))
             self._key, self._shown = key, now
+
+    def tell(self, text: str) -> None:
+        """Print a sentence, above the live line if there is one."""
+        if self._spinner is not None:
+            self._console.print(text, markup=False, highlight=False)
+        else:
+            click.echo(text)

@@ -19,6 +19,7 @@ from anharm.wire.messages import (
     BadMessage,
     Goodbye,
     Hello,
+    Introduce,
     Message,
     Stop,
     Waiting,
@@ -30,6 +31,7 @@ from anharm.wire.messages import (
 logger = logging.getLogger(__name__)
 
 _ALIVE_SECONDS = 2.0
+_ASK_AGAIN_SECONDS = 0.5
 
 
 class RunEnded(RunFailed):
@@ -54,31 +56,58 @@ class BrokerLink:
     def __init__(
         self, endpoint: str, trajectory: str, silence_limit: float, keys: Path | None = None
     ) -> None:
-        self.name = f"{trajectory}-{uuid.uuid4().hex[:8]}"
+        self._trajectory = trajectory
+        self.name = self._new_name()
         if not is_name(self.name):
             raise ConfigurationError(
                 f"the name {trajectory[:50]!r} of the trajectory is too long, or has characters "
                 "that cannot be printed"
             )
         self._endpoint = endpoint
-        self._trajectory = trajectory
         self._limit = silence_limit
         self._keys = keys
         self._context = zmq.Context()
-        self._socket = connect_to_broker(
-            self._context, endpoint, keys, largest_frame=LARGEST_FRAME, linger_milliseconds=1000
-        )
+        self._socket = self._connect()
         self._closed = threading.Event()
         self._pulse = threading.Thread(target=self._keep_alive, daemon=True)
 
     def join(self) -> Message:
         """Introduce this client; returns the first message that is not `Waiting`."""
-        self._socket.send(encode(Hello(PROTOCOL_VERSION, self.name, self._trajectory)))
+        self._introduce()
         self._pulse.start()
         return self.receive()
 
+    def _new_name(self) -> str:
+        return f"{self._trajectory}-{uuid.uuid4().hex[:8]}"
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        return connect_to_broker(
+            self._context,
+            self._endpoint,
+            self._keys,
+            largest_frame=LARGEST_FRAME,
+            linger_milliseconds=1000,
+        )
+
+    def _introduce(self) -> None:
+        self._socket.send(encode(Hello(PROTOCOL_VERSION, self.name, self._trajectory)))
+
+    def _introduce_again(self, reason: str) -> None:
+        """Begin afresh with a broker that does not know this client.
+
+        On a new connection, for which no answer to anything earlier is on its way, and under a new
+        name, since the broker lets nobody take that of a client it still believes to be there.
+        """
+        logger.warning("the broker does not know this client (%s): joining again", reason)
+        self._socket.close(linger=0)
+        self._socket = self._connect()
+        self.name = self._new_name()
+        self._introduce()
+
     def ask(self, message: Message) -> Message:
         """Send a message and return its answer.
+
+        A broker that was restarted meanwhile answers with its model.
 
         Raises
         ------
@@ -93,7 +122,12 @@ class BrokerLink:
         deadline = time.monotonic() + self._limit
         reason = ""
         while True:
-            if not self._socket.poll(int(1000 * max(0.0, deadline - time.monotonic()))):
+            remaining = deadline - time.monotonic()
+            if not self._socket.poll(int(1000 * max(0.0, min(remaining, _ASK_AGAIN_SECONDS)))):
+                if remaining > 0:
+                    # A broker that lost the question with its life asks who this is.
+                    self._send(Alive(self.name))
+                    continue
                 raise RunFailed(
                     f"the broker at {self._endpoint} has been silent for {self._limit:.0f} s; "
                     f"is `anharm broker` running with the same run.toml{self._and_keys}?"
@@ -107,6 +141,9 @@ class BrokerLink:
                 if message.failure:
                     raise RunFailed(message.failure)
                 raise RunEnded(message.reason)
+            if isinstance(message, Introduce):
+                self._introduce_again(message.reason)
+                continue
             if not isinstance(message, Waiting):
                 return message
             deadline = time.monotonic() + self._limit
@@ -123,21 +160,27 @@ class BrokerLink:
     def leave(self, failure: str = "") -> None:
         """Say goodbye and close."""
         self._closed.set()
-        self._socket.send(encode(Goodbye(self.name, failure)))
+        self._send(Goodbye(self.name, failure))
         if self._pulse.is_alive():
             self._pulse.join()
         self._socket.close()
         self._context.term()
 
+    def _send(self, message: Message) -> None:
+        """Send unless the queue is full, as it is when the broker has been away for long."""
+        try:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            logger.debug("the broker does not take messages at the moment")
+
     def _keep_alive(self) -> None:
         """Tell the broker from time to time that this client is there, whatever i-PI does."""
-        message = encode(Alive(self.name))
         socket = connect_to_broker(
             self._context, self._endpoint, self._keys, largest_frame=LARGEST_FRAME
         )
         while not self._closed.wait(_ALIVE_SECONDS):
             try:
-                socket.send(message, zmq.NOBLOCK)
+                socket.send(encode(Alive(self.name)), zmq.NOBLOCK)
             except zmq.Again:
                 logger.debug("the broker does not take messages at the moment")
         socket.close()

@@ -26,6 +26,7 @@ from anharm.wire.messages import (
     Observation,
     Proceed,
     SendConfiguration,
+    digest_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,9 @@ class LatticeClient:
             )
         self._sequence += 1
         displacements = self._assignment.displacements(configuration.positions, deformation)[None]
+        digest = digest_of(configuration.cell, configuration.positions)
         while True:
-            evaluation, observation = self._predict(displacements, deformation)
+            evaluation, observation = self._predict(displacements, deformation, digest)
             reply = self._link.ask(observation)
             if isinstance(reply, SendConfiguration):
                 reply = self._link.ask(
@@ -95,7 +97,7 @@ class LatticeClient:
             self._take_model(reply)
 
     def _predict(
-        self, displacements: FloatArray, deformation: FloatArray | None
+        self, displacements: FloatArray, deformation: FloatArray | None, digest: bytes
     ) -> tuple[Evaluation, Observation]:
         """In a strained cell, the errors are those of the displacements in the reference cell."""
         assert self._assignment is not None
@@ -110,6 +112,7 @@ class LatticeClient:
         observation = Observation(
             client=self._link.name,
             sequence=self._sequence,
+            configuration=digest,
             model_version=self._version,
             force_std_max=float(std.max()),
             force_std_mean=float(std.mean()),

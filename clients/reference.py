@@ -2,7 +2,8 @@
 
 import json
 import logging
-from typing import Any, Literal
+from time import monotonic, sleep
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -10,10 +11,13 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 from anharm.errors import RunFailed
 from anharm.wire.addresses import OnWait, SocketAddress, connect
+from anharm.wire.channel import PeerClosed
 from anharm.wire.driver_client import serve
 from anharm.wire.driver_protocol import Configuration, Evaluation
 
 logger = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.3
 
 
 class CalculationFailed(RunFailed):
@@ -28,8 +32,11 @@ def run_reference_client(
     connection_deadline: float = 60.0,
     failures_allowed: int = 0,
     on_wait: OnWait | None = None,
-) -> Literal["exit", "closed"]:
-    """Compute what a server of the i-PI protocol asks for, until it ends.
+) -> None:
+    """Compute what a server of the i-PI protocol asks for, until it says that it ends.
+
+    A server that breaks off without a word is one that was killed and will be started again: the
+    client comes back, and if it is asked for the same configuration once more, it has the answer.
 
     Parameters
     ----------
@@ -46,29 +53,41 @@ def run_reference_client(
     on_wait : callable, optional
         As for `anharm.wire.addresses.connect`.
 
-    Returns
-    -------
-    str
-        "exit" where the server said so, "closed" where it only closed the connection.
-
     Raises
     ------
     CalculationFailed
         If the calculator fails too often in a row: an exception, an SCF that is known not to
         have converged, numbers that are not finite.
     RunFailed
-        If no server comes up, or the conversation breaks down.
+        If no server comes up (again), or it sends what the protocol does not allow.
     """
     reference = _Reference(atoms, calculator)
+    served = monotonic()
     while True:
         connection = connect(address, connection_deadline, on_wait)
         logger.info("connected to %s", address)
+        count = reference.evaluations
         try:
-            return serve(connection, reference.evaluate)
+            if serve(connection, reference.evaluate) == "exit":
+                return
+            reason = "the server closed the connection"
+        except PeerClosed as error:
+            reason = str(error)
         except CalculationFailed as error:
             if reference.failures > failures_allowed:
                 raise
-            logger.error("%s; connecting again", error)
+            reason = str(error)
+        logger.error("%s; connecting again", reason)
+        if reference.evaluations > count:
+            served = monotonic()
+        elif monotonic() - served > connection_deadline:
+            raise RunFailed(
+                f"the server at {address} closes every connection and asks for nothing, for "
+                f"{connection_deadline:.0f} s now ({reason}); see its own output"
+            )
+        else:
+            sleep(_PAUSE_SECONDS)
+        reference.keep_answer()
 
 
 class _Reference:
@@ -79,6 +98,13 @@ class _Reference:
         self.atoms.calc = calculator
         self.has_stress = bool(self.atoms.pbc.all())
         self.failures = 0
+        self.evaluations = 0
+        self._last: tuple[Configuration, Evaluation] | None = None
+        self._kept: tuple[Configuration, Evaluation] | None = None
+
+    def keep_answer(self) -> None:
+        """Keep the last answer, which the server may have lost, for when it asks again."""
+        self._kept = self._kept or self._last
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
         """Return what the calculator says about a configuration."""
@@ -88,10 +114,17 @@ class _Reference:
                 f"started for {len(self.atoms)} ({self.atoms.get_chemical_formula()}): give both "
                 "the same system"
             )
-        self.failures += 1
-        evaluation = self._calculate(configuration)
-        self._check(evaluation)
-        self.failures = 0
+        self.evaluations += 1
+        kept, self._kept = self._kept, None
+        if kept is not None and _is_same(kept[0], configuration):
+            logger.info("asked again for what has been computed: no need to compute it twice")
+            evaluation = kept[1]
+        else:
+            self.failures += 1
+            evaluation = self._calculate(configuration)
+            self._check(evaluation)
+            self.failures = 0
+        self._last = (configuration, evaluation)
         return evaluation
 
     def _calculate(self, configuration: Configuration) -> Evaluation:
@@ -150,6 +183,10 @@ class _Reference:
                 f"{name} says that it has not converged; nothing was sent. Allow more SCF "
                 "iterations or a gentler mixing in its parameters"
             )
+
+
+def _is_same(one: Configuration, other: Configuration) -> bool:
+    return np.array_equal(one.positions, other.positions) and np.array_equal(one.cell, other.cell)
 
 
 def _is_converged(calculator: Any) -> bool | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+import numpy as np
+
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.server.configuration_sample import ConfigurationSample
@@ -25,16 +27,20 @@ from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import LatticeClient, labels_from_clients
 from anharm.server.learner import Learner
-from anharm.server.progress import ErrorHistory, ObservationLog
+from anharm.server.progress import ErrorHistory
 from anharm.server.record import Record, SampledConfiguration
+from anharm.server.record_observations import LARGEST_JOURNAL
+from anharm.server.resumption import restore_states, stored_state
 from anharm.wire.driver_protocol import Configuration
 from anharm.wire.messages import (
+    DIGEST_BYTES,
     PROTOCOL_VERSION,
     Alive,
     BadMessage,
     ConfigurationSent,
     Goodbye,
     Hello,
+    Introduce,
     Message,
     NewModel,
     Observation,
@@ -52,7 +58,7 @@ logger.addFilter(FloodLimit(most=500))
 
 LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
 
-MOST_HELD = 20_000  # observations of a trajectory that wait for one of them to be repeated
+LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
 
 Phase = Literal["initial labels", "training", "converged", "stopped"]
 Reply = tuple[bytes, Message]
@@ -91,11 +97,7 @@ class Broker:
         self.n_atoms = len(ideal.positions)
         self.clients: dict[str, LatticeClient] = {}
         self.history = ErrorHistory.from_record(record)
-        self.states = {
-            name: TrajectoryState.from_dict(content)
-            for name, content in record.trajectory_states().items()
-        }
-        self.logs: dict[str, ObservationLog] = {}
+        self.states, self.configurations = restore_states(record, self.settings)
         self.sample = ConfigurationSample(record)
         self.convergence = Convergence(False, "No step has been made yet.")
         self.phase: Phase = "initial labels"
@@ -107,6 +109,7 @@ class Broker:
             ((s.last_step or 0) - (s.last_label_step or 0) for s in self.states.values()),
             default=0,
         )
+        self._is_fold_due = False
         self._now = 0.0
 
     # Start
@@ -141,7 +144,9 @@ class Broker:
             client.last_heard = now  # from a socket of its own: it may be evaluating meanwhile
             return []
         if client is None or client.address != address:
-            raise BadMessage(f"a {type(message).__name__} of an unknown client")
+            if isinstance(message, Goodbye):
+                raise BadMessage("a Goodbye of an unknown client")
+            return [(address, Introduce("it was restarted, or has given this client up"))]
         client.last_heard = now
         if isinstance(message, Observation):
             return self._observe(client, message)
@@ -173,7 +178,8 @@ class Broker:
         client = LatticeClient(message.client, address, message.trajectory, last_heard=self._now)
         self.clients[message.client] = client
         logger.info("lattice client %s joined trajectory %s", client.name, client.trajectory)
-        if self.learner.model is None or self.phase == "initial labels":
+        is_labelling = self.synchronous and len(self.labels) > 0  # what it evaluated before, maybe
+        if self.learner.model is None or self.phase == "initial labels" or is_labelling:
             client.waits_for = "model"
             return [(address, Waiting(self.waiting_for))]
         return [self._model_for(client)]
@@ -190,11 +196,12 @@ class Broker:
     def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
         if self.phase == "stopped":
             return [(client.address, Stop("the run has ended", self.failure))]
+        self._check_numbers(message)
+        if client.is_new:
+            self._place(client, message)
         first_new = client.last_sequence + (0 if client.may_repeat else 1)
         if message.sequence < first_new:
             raise BadMessage(f"observation {message.sequence} after {client.last_sequence}")
-        if message.force_std_max < 0:
-            raise BadMessage(f"a force error of {message.force_std_max} eV/A")
         if message.model_version != self.learner.version:
             return [self._model_for(client)]
         step = self._number(client, message.sequence)
@@ -229,18 +236,47 @@ class Broker:
         client.last_sequence, client.may_repeat = sequence, False
         return client.step
 
+    @staticmethod
+    def _check_numbers(message: Observation) -> None:
+        for error in (message.force_std_max, message.force_std_mean, message.force_std_rms):
+            if not 0 <= error < LARGEST_ERROR:
+                raise BadMessage(f"a force error of {error} eV/A")
+        if len(message.configuration) != DIGEST_BYTES:
+            raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
+
+    def _place(self, client: LatticeClient, message: Observation) -> None:
+        """Find the step of the first observation of a client that is new or came back.
+
+        Where the one before it, or the broker before this one, died in the middle of a step, the
+        same configuration is evaluated again, and it is the same step.
+        """
+        state = self.states.get(client.trajectory)
+        last_step = -1 if state is None or state.last_step is None else state.last_step
+        is_again = self.configurations.get(client.trajectory) == message.configuration
+        client.is_new, client.may_repeat, client.step = False, True, last_step
+        client.last_sequence = message.sequence if is_again else message.sequence - 1
+
     def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
         state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
         taken = self.learner.n_labels + len(self.labels)
-        seen = DecisionInput(step, message.force_std_max, message.model_version, taken)
+        error = float(np.float32(message.force_std_max))  # as the record keeps it
+        seen = DecisionInput(step, error, message.model_version, taken)
         self.states[client.trajectory], decision = decide(state, seen, self.settings)
         if decision.verdict == "budget":
             self.record.add_decision(decision)
         return decision
 
     def _note(self, client: LatticeClient, step: int, message: Observation) -> None:
-        log = self.logs.setdefault(client.trajectory, ObservationLog(client.trajectory))
-        log.add(self.record, step, message)
+        errors = (message.force_std_max, message.force_std_mean, message.force_std_rms)
+        self.record.observe(
+            client.trajectory,
+            step,
+            message.configuration,
+            errors,
+            message.energy,
+            message.model_version,
+        )
+        self.configurations[client.trajectory] = message.configuration
         self.history.observe(message.model_version, step, message.force_std_max)
 
     def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:
@@ -308,6 +344,8 @@ class Broker:
             self.history.refitted(self.learner.version, self.learner.n_labels)
             for name, state in self.states.items():
                 self.states[name] = refitted(state)
+            self._is_fold_due = True
+            self._fold_if_due()
         return [
             self._model_for(c)
             for c in self.clients.values()
@@ -353,32 +391,46 @@ class Broker:
         if self.phase != "stopped":
             self.phase = "stopped"
             self.failure = failure
-            self.write()
+            self._fold()
             self.record.log(failure or reason, "error" if failure else "info")
             self.record.set_metadata({"ended": reason, "failure": failure})
         return [(client.address, Stop(reason, failure)) for client in self.clients.values()]
 
     def write(self) -> None:
-        """Write the observations that are still held, with the states they lead to.
+        """Let the observations survive a loss of power, too, and keep the journal short."""
+        self.record.sync()
+        self._is_fold_due |= self.record.n_unfolded >= LARGEST_JOURNAL
+        self._fold_if_due()
 
-        A client that waits for a label, or has just been given a model, will observe its step
-        again, so that its trajectory has to wait, unless other clients drive it far meanwhile.
+    def _fold_if_due(self) -> None:
+        """Fold, but not while a label is wanted that has not been asked for.
+
+        If this process died then, the resumed run has to find the step as one to be decided.
         """
-        waiting = {
-            c.trajectory for c in self.clients.values() if c.wanted or c.waits_for or c.may_repeat
-        }
-        for name, log in self.logs.items():
-            is_long = len(log.entries) >= MOST_HELD
-            if name not in waiting or is_long or self.phase == "stopped":
-                log.write(self.record, self.states[name].as_dict())
+        if self._is_fold_due and not any(client.wanted for client in self.clients.values()):
+            self._fold()
 
-    def forget_silent(self, now: float, limit: float) -> None:
-        """Give up clients that have not been heard for `limit` seconds."""
+    def _fold(self) -> None:
+        """Store the observations in the database, with the states that they lead to."""
+        self._is_fold_due = False
+        self.record.fold(
+            {n: stored_state(state, self.configurations[n]) for n, state in self.states.items()}
+        )
+
+    def forget_silent(self, now: float, limit: float) -> list[Reply]:
+        """Give up clients that have not been heard for `limit` seconds.
+
+        One that was only slow is asked to join again. Where the others have ended, one that was
+        killed must not keep the run from ending.
+        """
         for client in [c for c in self.clients.values() if now - c.last_heard > limit]:
             text = f"lattice client {client.name} has been silent for {limit:.0f} s: given up"
             logger.warning(text)
             self.record.log(text, "warning")
             del self.clients[client.name]
+            if not self.clients and self.n_finished:
+                return self.stop("i-PI ended the dynamics", "")
+        return []
 
     @property
     def n_steps(self) -> int:

@@ -49,6 +49,7 @@ logger.addFilter(FloodLimit())
 _POLL_SECONDS = 0.5
 _REASSURE_SECONDS = 2.0
 _WRITE_SECONDS = 1.0
+_SILENCE_SECONDS = 20.0  # clients say every two seconds that they are alive
 
 
 def run_broker(configuration: RunConfiguration, resume: bool) -> None:
@@ -272,7 +273,8 @@ class _BrokerProcess:
                 str(self.address), self.reference_limit, self.broker.n_pending
             )
             self._send(socket, self.broker.fail(error))
-        self.broker.forget_silent(now, self.client_limit)
+        limit = min(self.client_limit, _SILENCE_SECONDS)
+        self._send(socket, self.broker.forget_silent(now, limit))
         if self.broker.clients or self.broker.n_pending:
             self._lonely_since = now
         elif now - self._lonely_since > self.client_limit:

@@ -17,6 +17,8 @@ class LatticeClient:
     trajectory : str
         Several clients may serve one trajectory: i-PI hands its beads or systems to whoever is
         free, so that the trajectory's steps are numbered in the order in which they come.
+    is_new : bool
+        Whether it has not observed anything since it said Hello.
     step : int
         The step that it observed last.
     last_sequence : int
@@ -37,6 +39,7 @@ class LatticeClient:
     address: bytes
     trajectory: str
     step: int = -1
+    is_new: bool = True
     last_sequence: int = -1
     may_repeat: bool = False
     wanted: Decision | None = None

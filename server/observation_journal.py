@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
+from anharm.wire.messages import DIGEST_BYTES
+
 JOURNAL_NAME = "observations.journal"
-CONFIGURATION_BYTES = 8
 
 _FRAME = struct.Struct("<HI")
-_ENTRY = struct.Struct(f"<QQ{CONFIGURATION_BYTES}sfffdI")
-LARGEST_NAME = 1024  # bytes of a trajectory's name
+_ENTRY = struct.Struct(f"<QQ{DIGEST_BYTES}sfffdI")
 
 
 @dataclass(frozen=True)

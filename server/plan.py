@@ -108,7 +108,7 @@ def _reachability(configuration: RunConfiguration) -> dict[str, str]:
         preparation = prepare(configuration)
     except AnharmError as error:
         return {"inputs": f"not ready: {error}"}
-    commands = [preparation.engine_command[0], *(c[0] for c in preparation.reference_commands)]
+    commands = [preparation.engine_executable, *(c[0] for c in preparation.reference_commands)]
     result = {
         "inputs": "consistent",
         "executables": ", ".join(dict.fromkeys(commands)),

@@ -43,6 +43,24 @@ class Preparation:
     engine_command: tuple[str, ...]
     reference_commands: tuple[tuple[str, ...], ...]
 
+    @property
+    def survives_clients(self) -> bool:
+        """Whether i-PI goes on when its lattice client dies; as shipped, it hangs then."""
+        return "i-pi" in self.engine_command[1:] and "anharm" in self.engine_command[0]
+
+    @property
+    def engine_executable(self) -> str:
+        """The i-PI that runs in the end.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is not there.
+        """
+        if self.survives_clients:
+            return resolve_command("i-pi", "engine.command")[0]
+        return self.engine_command[0]
+
 
 def prepare(configuration: RunConfiguration) -> Preparation:
     """Read every input and compare them.
@@ -63,13 +81,15 @@ def prepare(configuration: RunConfiguration) -> Preparation:
     if reference.input is not None:
         dft = read_dft_input(reference.input, reference.input_format)
     check_consistency(engine, system.supercell.to_atoms(), dft)
-    return Preparation(
+    preparation = Preparation(
         configuration,
         engine,
         system,
         resolve_command(configuration.engine.command, "engine.command"),
         _reference_commands(configuration),
     )
+    logger.debug("i-PI is %s", preparation.engine_executable)
+    return preparation
 
 
 def _reference_commands(configuration: RunConfiguration) -> tuple[tuple[str, ...], ...]:

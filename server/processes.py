@@ -87,6 +87,12 @@ class ManagedProcess:
         return f"ended with exit code {code}"
 
     @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, so that it could not say why."""
+        code = self.exit_code
+        return code is not None and code < 0
+
+    @property
     def is_running(self) -> bool:
         """Whether it has not ended."""
         return self.exit_code is None

@@ -1,61 +1,13 @@
-"""How a run has gone so far: observations to be stored, and the error of each model version."""
+"""How a run has gone so far: the average error of each model version."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from anharm.server.convergence import Refit
-from anharm.server.record import Observations, Record
-from anharm.wire.messages import Observation
-
-
-@dataclass
-class ObservationLog:
-    """Observations of one trajectory that wait to be written in one piece.
-
-    Consecutive steps share a chunk; a repeated step (the same configuration, evaluated again by a
-    newer model) replaces its first entry, unless that has been written.
-    """
-
-    trajectory: str
-    first_step: int = 0
-    entries: list[Observation] = field(default_factory=list)
-
-    def add(self, record: Record, step: int, observation: Observation) -> None:
-        """Take one step, writing what is held first where the steps are not consecutive."""
-        following = self.first_step + len(self.entries)
-        if step < following:
-            if step >= self.first_step:
-                self.entries[step - self.first_step] = observation
-            return
-        if step > following:
-            self.write(record)
-            self.first_step = step
-        self.entries.append(observation)
-
-    def write(self, record: Record, state: Mapping[str, Any] | None = None) -> None:
-        """Write what is held, with the trajectory's state, and forget it."""
-        if not self.entries:
-            return
-        entries = self.entries
-        record.add_observations(
-            Observations(
-                trajectory=self.trajectory,
-                first_step=self.first_step,
-                maximum=np.array([entry.force_std_max for entry in entries]),
-                mean=np.array([entry.force_std_mean for entry in entries]),
-                rms=np.array([entry.force_std_rms for entry in entries]),
-                energy=np.array([entry.energy for entry in entries]),
-                model_version=np.array([entry.model_version for entry in entries]),
-            ),
-            state,
-        )
-        self.first_step += len(entries)
-        self.entries = []
+from anharm.server.record import Record
 
 
 @dataclass

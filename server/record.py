@@ -240,6 +240,14 @@ class Record(ObservationRecord, ConfigurationRecord):
         rows = self._database.rows("SELECT * FROM requests ORDER BY id")
         return [request_from_row(row) for row in rows]
 
+    def last_requested_steps(self) -> dict[str, int]:
+        """Return the last step of each trajectory for which a label was asked for."""
+        rows = self._database.rows(
+            "SELECT trajectory, MAX(step) AS step FROM requests "
+            "WHERE trajectory IS NOT NULL GROUP BY trajectory"
+        )
+        return {row["trajectory"]: row["step"] for row in rows}
+
     def pending_requests(self) -> list[Request]:
         """Return the requests without a final answer, oldest first, for a resumed run."""
         rows = self._database.rows(

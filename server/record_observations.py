@@ -23,7 +23,12 @@ from anharm.server.observation_journal import (
     read_journal,
 )
 from anharm.server.record_database import Database, insert, translated
-from anharm.server.record_schema import Observations, decode_observations, encode_observations
+from anharm.server.record_schema import (
+    OBSERVATION_COLUMNS,
+    Observations,
+    decode_observations,
+    encode_observations,
+)
 
 _FOLDED = "observations_folded"  # the number of the last evaluation in the database
 LARGEST_JOURNAL = 4096  # entries; about 64 bytes each
@@ -37,18 +42,46 @@ class _Chunk:
     count: int
     content: bytes | Observations
 
-    def until(self, trajectory: str, step: int | None) -> Observations:
-        """The observations of the steps before another one, which is evaluated again later."""
+    def part(self, trajectory: str, start: int, end: int) -> Observations:
+        """The observations of the steps from `start` to before `end`."""
         observations = (
             self.content
             if isinstance(self.content, Observations)
             else decode_observations(trajectory, self.first_step, self.count, self.content)
         )
-        count = self.count if step is None else min(self.count, step - self.first_step)
-        if count == self.count:
+        if end - start == self.count:
             return observations
-        columns = ("maximum", "mean", "rms", "energy", "model_version")
-        return replace(observations, **{c: getattr(observations, c)[:count] for c in columns})
+        chosen = slice(start - self.first_step, end - self.first_step)
+        columns = {c: getattr(observations, c)[chosen] for c in OBSERVATION_COLUMNS}
+        return replace(observations, first_step=start, **columns)
+
+
+def _uncovered(chunks: Sequence[_Chunk]) -> list[tuple[int, int, _Chunk]]:
+    """Return (first step, end, chunk) of what counts, in the order of the steps.
+
+    A later chunk covers the steps of earlier ones.
+    """
+    parts: list[tuple[int, int, _Chunk]] = []
+    covered: list[tuple[int, int]] = []  # disjoint, in the order of the steps
+    for chunk in reversed(chunks):
+        start, end = chunk.first_step, chunk.first_step + chunk.count
+        at = start
+        for first, last in [*covered, (end, end)]:
+            if at < min(first, end):
+                parts.append((at, min(first, end), chunk))
+            at = max(at, last)
+        covered = _merged([*covered, (start, end)])
+    return sorted(parts, key=lambda part: part[0])
+
+
+def _merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(intervals):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
 
 
 class ObservationRecord:
@@ -171,12 +204,8 @@ class ObservationRecord:
         """
         names = self._trajectories() if trajectory is None else [trajectory]
         for name in names:
-            chunks = self._chunks(name)
-            ends = [*(chunk.first_step for chunk in chunks[1:]), None]
-            for chunk, step in zip(chunks, ends, strict=False):
-                observations = chunk.until(name, step)
-                if len(observations.maximum):
-                    yield observations
+            for start, end, chunk in _uncovered(self._chunks(name)):
+                yield chunk.part(name, start, end)
 
     def _trajectories(self) -> list[str]:
         rows = self._database.rows("SELECT DISTINCT trajectory FROM observations")
@@ -185,30 +214,25 @@ class ObservationRecord:
     def _chunks(self, trajectory: str) -> list[_Chunk]:
         # The journal first: what is folded meanwhile is then seen twice rather than not at all.
         entries = [entry for entry in self.unfolded() if entry.trajectory == trajectory]
+        held = [_Chunk(c.first_step, len(c.maximum), c) for c in _columns(entries)]
+        return [*self._folded_chunks(trajectory), *held]
+
+    def _folded_chunks(self, trajectory: str) -> list[_Chunk]:
         rows = self._database.rows(
-            "SELECT first_step, count, content FROM observations WHERE trajectory = ? "
-            "ORDER BY first_step, id",
+            "SELECT first_step, count, content FROM observations WHERE trajectory = ? ORDER BY id",
             (trajectory,),
         )
-        held = [_Chunk(c.first_step, len(c.maximum), c) for c in _columns(entries)]
-        return [*(_Chunk(**row) for row in rows), *held]
+        return [_Chunk(**row) for row in rows]
 
     def last_errors(self, trajectory: str, window: int) -> np.ndarray:
         """Return the maximum errors of the last folded steps (eV/A), shape (at most window,)."""
         found: list[np.ndarray] = []
-        step = None
-        for row in self._database.rows(
-            "SELECT first_step, count, content FROM observations WHERE trajectory = ? "
-            "ORDER BY first_step DESC, id DESC LIMIT ?",
-            (trajectory, 2 * window + 2),
-        ):
-            chunk = _Chunk(**row)
-            found.insert(0, chunk.until(trajectory, step).maximum)
-            step = chunk.first_step
+        for start, end, chunk in reversed(_uncovered(self._folded_chunks(trajectory))):
+            found.insert(0, chunk.part(trajectory, start, end).maximum)
             if sum(map(len, found)) >= window:
                 break
         errors = np.concatenate([np.empty(0), *found])
-        return errors[len(errors) - min(window, len(errors)) :].astype(float)
+        return errors[max(0, len(errors) - window) :]
 
     # Trajectories
 

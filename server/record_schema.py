@@ -231,7 +231,13 @@ class Observations:
         return self.first_step + np.arange(len(self.maximum))
 
 
-_COLUMNS = {"maximum": "<f4", "mean": "<f4", "rms": "<f4", "energy": "<f8", "model_version": "<i4"}
+OBSERVATION_COLUMNS = {
+    "maximum": "<f4",
+    "mean": "<f4",
+    "rms": "<f4",
+    "energy": "<f8",
+    "model_version": "<i4",
+}
 
 
 def encode_observations(observations: Observations) -> bytes:
@@ -242,7 +248,9 @@ def encode_observations(observations: Observations) -> bytes:
     ValueError
         If the columns differ in length.
     """
-    columns = [np.asarray(getattr(observations, name), kind) for name, kind in _COLUMNS.items()]
+    columns = [
+        np.asarray(getattr(observations, name), kind) for name, kind in OBSERVATION_COLUMNS.items()
+    ]
     if any(column.shape != (len(observations.maximum),) for column in columns):
         raise ValueError("the columns of observations must have one dimension and one length")
     return zlib.compress(b"".join(column.tobytes() for column in columns), level=1)
@@ -254,7 +262,7 @@ def decode_observations(
     """Return what `encode_observations` wrote."""
     data = zlib.decompress(content)
     columns, start = {}, 0
-    for name, kind in _COLUMNS.items():
+    for name, kind in OBSERVATION_COLUMNS.items():
         columns[name] = np.frombuffer(data, kind, count=count, offset=start)
         start += columns[name].nbytes
     return Observations(trajectory, first_step, **columns)

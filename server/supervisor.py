@@ -7,14 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import zmq
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.engine_restart import newest_checkpoint
 from anharm.server.preflight import (
+    REFERENCE_FOLDER,
     Preparation,
     check_sockets_free,
     prepare,
@@ -28,25 +28,21 @@ from anharm.server.processes import (
     wait_until_ended,
 )
 from anharm.server.record_database import FILE_NAME
-from anharm.wire.broker_connection import connect_to_broker
-from anharm.wire.messages import (
-    LARGEST_CLIENT_FRAME,
-    BadMessage,
-    Status,
-    StatusRequest,
-    decode,
-    encode,
-)
+from anharm.server.restarts import Restarts
+from anharm.server.status_line import StatusLine
+from anharm.wire.messages import Status
 
 logger = logging.getLogger(__name__)
 
 Show = Callable[[Status], None]
+Tell = Callable[[str], None]
 
 _LOOK_SECONDS = 0.3
 _START_SECONDS = 60.0
 _END_SECONDS = 30.0
 _LAST_WORD_SECONDS = 10.0
 _LAST_STEP_SECONDS = 5.0
+_RESTARTS = 3
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -56,7 +52,7 @@ class Interrupted(RunFailed):
     """The user stopped the run."""
 
 
-def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None:
+def supervise(configuration: RunConfiguration, resume: bool, show: Show, tell: Tell) -> None:
     """Run the whole job in this process's children.
 
     Parameters
@@ -65,6 +61,8 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None
     resume : bool
     show : callable
         Called with the broker's status a few times per second.
+    tell : callable
+        Called with a sentence when something has happened that the user should know.
 
     Raises
     ------
@@ -74,7 +72,7 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show) -> None
     preparation = prepare(configuration)
     check_sockets_free(preparation)
     engine_input = prepare_directory(preparation, resume)
-    supervisor = _Supervisor(preparation, engine_input, resume, show)
+    supervisor = _Supervisor(preparation, engine_input, resume, show, tell)
     is_interrupted = False
     try:
         supervisor.run()
@@ -99,7 +97,12 @@ class _Supervisor:
     """The children of one run."""
 
     def __init__(
-        self, preparation: Preparation, engine_input: Path, resume: bool, show: Show
+        self,
+        preparation: Preparation,
+        engine_input: Path,
+        resume: bool,
+        show: Show,
+        tell: Tell,
     ) -> None:
         self.preparation = preparation
         self.configuration = preparation.configuration
@@ -112,24 +115,37 @@ class _Supervisor:
         self.broker: ManagedProcess | None = None
         self.client: ManagedProcess | None = None
         self.engine: ManagedProcess | None = None
-        self._line = _StatusLine(
-            self.configuration.run.broker_endpoint, self.configuration.run.keys
-        )
+        self._is_over = False  # i-PI has ended, or the broker has ended the run
+        reference = self.configuration.reference
+        assert reference is not None
+        # A code that dies of a configuration may do so as often as a label may be tried.
+        self._restarts = Restarts(tell, {"reference": max(_RESTARTS, reference.attempts)})
+        self._line = StatusLine(self.configuration.run.broker_endpoint, self.configuration.run.keys)
 
     def run(self) -> None:
         """Start everything, watch it, and return when i-PI and the broker have ended."""
-        flags = ["--resume"] if self.resume else []
-        self.broker = self._start("broker", self._own("broker", *flags))
+        self.broker = self._start_broker(self.resume)
         self._await_broker()
-        for number, command in enumerate(self.preparation.reference_commands, start=1):
-            folder = prepare_reference_directory(self.preparation, number)
-            self.references.append(self._start(f"reference-{number}", command, folder))
-        self.client = self._start("client", self._own("client"))
+        for number in range(1, len(self.preparation.reference_commands) + 1):
+            prepare_reference_directory(self.preparation, number)
+            self.references.append(self._start_reference(number))
+        self.client = self._start_client()
         self._await_first_model()
         command = (*self.preparation.engine_command, self.engine_input.name)
         self.engine = self._start("i-pi", command)
         self._watch()
         self._check_complete()
+
+    def _start_broker(self, resume: bool) -> ManagedProcess:
+        return self._start("broker", self._own("broker", *(["--resume"] if resume else [])))
+
+    def _start_client(self) -> ManagedProcess:
+        return self._start("client", self._own("client"))
+
+    def _start_reference(self, number: int) -> ManagedProcess:
+        command = self.preparation.reference_commands[number - 1]
+        folder = self.directory / REFERENCE_FOLDER.format(number)
+        return self._start(f"reference-{number}", command, folder)
 
     def _own(self, *words: str) -> tuple[str, ...]:
         """A command of ours, in this Python."""
@@ -171,9 +187,10 @@ class _Supervisor:
     def _watch(self) -> None:
         """Until i-PI has ended, or the broker has ended the run."""
         assert self.engine is not None and self.broker is not None and self.client is not None
-        while self.engine.is_running and self.broker.is_running:
+        while self.engine.is_running and (self.broker.is_running or self.broker.was_killed):
             self._look()
             time.sleep(_LOOK_SECONDS)
+        self._is_over = True
         if self.engine.is_running:
             self._check_broker()
             self.engine.ask_to_end()  # training has converged: i-PI writes its RESTART
@@ -213,24 +230,57 @@ class _Supervisor:
         status = self._line.ask(_LOOK_SECONDS)
         if status is not None:
             self.show(status)
-        self._check_broker()
-        deserted = self.references and not any(child.is_running for child in self.references)
-        if deserted and status is not None and status.pending:
-            raise self._died(self.references[0])
+            self._look_after_references(status)
         if self.engine is not None and self.engine.exit_code not in (None, 0):
+            self._check_broker()
             raise self._died(self.engine)
-        if self.client is not None and (code := self.client.exit_code):
-            assert self.broker is not None
-            if code > 0:  # it has told the broker why, which ends the run
-                self.broker.wait(_LAST_WORD_SECONDS)
+        self._look_after_broker()
+        self._look_after_client()
+        return status
+
+    def _look_after_broker(self) -> None:
+        """Start a broker that was killed again: it goes on where it was."""
+        assert self.broker is not None
+        if self.broker.was_killed:
+            has_begun = (self.directory / FILE_NAME).exists()
+            again = self._restarts.revive(self.broker, lambda: self._start_broker(has_begun))
+            if again is None:
+                raise self._died(self.broker)
+            self.broker = again
+        self._check_broker()
+
+    def _look_after_client(self) -> None:
+        """Start a lattice client that was killed again, for an i-PI that survives this."""
+        if self.client is None or self.client.exit_code in (None, 0):
+            return
+        assert self.broker is not None
+        again: ManagedProcess | None = None
+        if not self.client.was_killed:  # it has told the broker why, which ends the run
+            self.broker.wait(_LAST_WORD_SECONDS)
+        elif self.preparation.survives_clients:
+            again = self._restarts.revive(self.client, self._start_client)
+        if again is None:
             self._check_broker()
             raise self._died(self.client)
-        return status
+        self.client = again
+
+    def _look_after_references(self, status: Status) -> None:
+        """Start reference clients that ended again, while there is a broker to serve."""
+        if status.phase == "stopped":
+            return
+        for index, child in enumerate(self.references):
+            if child.exit_code not in (None, 2):  # 2: what it was told to do cannot be done
+                start = partial(self._start_reference, index + 1)
+                self.references[index] = self._restarts.revive(child, start) or child
+        is_given_up = [c.exit_code == 2 or self._restarts.is_given_up(c) for c in self.references]
+        if self.references and all(is_given_up) and status.pending:
+            self._check_broker()
+            raise self._died(self.references[0])
 
     def _check_broker(self) -> None:
         """The broker knows best why a run failed."""
         assert self.broker is not None
-        if self.broker.exit_code in (None, 0):
+        if self.broker.exit_code in (None, 0) or (self.broker.was_killed and not self._is_over):
             return
         error = self.broker.last_error()
         if not error:
@@ -252,9 +302,9 @@ class _Supervisor:
 
     def _check_broker_runs(self) -> None:
         """Before i-PI runs, the broker has no reason to end."""
-        self._check_broker()
+        self._look_after_broker()
         assert self.broker is not None
-        if not self.broker.is_running:
+        if self.broker.exit_code == 0:
             raise self._died(self.broker)
 
     def _died(self, child: ManagedProcess) -> AnharmError:
@@ -290,35 +340,3 @@ class _Supervisor:
             child.end(_LAST_WORD_SECONDS)
         self._line.close()
         signal.signal(signal.SIGINT, previous)
-
-
-class _StatusLine:
-    """Asks the broker for its status."""
-
-    def __init__(self, endpoint: str, keys: Path | None) -> None:
-        self._context = zmq.Context()
-        self._socket = connect_to_broker(
-            self._context, endpoint, keys, largest_frame=LARGEST_CLIENT_FRAME
-        )
-        self._asked = False
-
-    def ask(self, seconds: float) -> Status | None:
-        """The broker's status, or None if it does not answer in time."""
-        if not self._asked:
-            self._socket.send(encode(StatusRequest("")))
-            self._asked = True
-        if not self._socket.poll(int(seconds * 1000)):
-            return None
-        self._asked = False
-        try:
-            message = decode(self._socket.recv())
-        except BadMessage as error:
-            raise RunFailed(
-                f"the broker's address answers with what is no message: {error}"
-            ) from error
-        return message if isinstance(message, Status) else None
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-        self._context.term()

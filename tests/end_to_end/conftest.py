@@ -124,8 +124,7 @@ class Job:
     def start(self, *words: str, name: str = "") -> subprocess.Popen[bytes]:
         """Start `anharm ...`, or i-PI, in a process group of its own."""
         name = name or words[0]
-        program = [str(Path(sys.executable).parent / "i-pi"), words[1]]
-        command = program if words[0] == "i-pi" else [sys.executable, "-m", "anharm", *words]
+        command = [sys.executable, "-m", "anharm", *words]
         with (
             (self.folder / f"{name}.out").open("wb") as out,
             (self.folder / f"{name}.err").open("wb") as err,

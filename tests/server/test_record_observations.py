@@ -119,6 +119,30 @@ def test_the_last_evaluation_of_a_step_counts_wherever_it_is_kept(record):
     assert record.last_errors("b", 100).tolist() == []
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["", "", "fold", "kill"])), max_size=40),
+    st.integers(1, 20),
+)
+def test_what_is_read_is_the_last_evaluation_of_each_step(tmp_path_factory, events, window):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    record = Record.open(folder, create=True)
+    expected: dict[int, float] = {}
+    for number, (step, event) in enumerate(events, start=1):
+        expected[step] = float(number)
+        observe(record, step, float(number))
+        if event == "fold":
+            record.fold({})
+        if event == "kill":
+            record.close()
+            record = Record.open(folder)
+    assert [(step, error) for _, step, error in stored(record)] == sorted(expected.items())
+    record.fold({})
+    last = [error for _, error in sorted(expected.items())][-window:]
+    assert record.last_errors("a", window).tolist() == last
+    record.close()
+
+
 def test_trajectories_keep_their_steps_apart(record):
     for step in range(3):
         for name in ("b", "a"):
@@ -183,7 +207,7 @@ def test_kills_at_any_moment_lose_no_observation(tmp_path: Path) -> None:
     Record.open(tmp_path, create=True).close()
     random = np.random.default_rng(1)
     acknowledged = -1
-    for _ in range(8):
+    for _ in range(4):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )

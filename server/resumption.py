@@ -1,0 +1,59 @@
+"""The states of the trajectories, as an interrupted run left them.
+
+What the record holds is enough to have them to the last bit: the states that were stored with the
+journal's last folding, the evaluations since then, taken through the same decision once more, and
+the requests, which say which labels were really asked for.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from anharm.configuration import TrainingSection
+from anharm.server.decision import Observation, TrajectoryState, decide
+from anharm.server.record import Record
+
+_CONFIGURATION = "configuration"
+
+
+def stored_state(state: TrajectoryState, configuration: bytes) -> dict[str, Any]:
+    """Return a state as the record keeps it.
+
+    Its errors are left out, since the record has them as observations; added is the digest of the
+    configuration that was evaluated last.
+    """
+    content = state.as_dict()
+    del content["errors"]
+    return {**content, _CONFIGURATION: configuration.hex()}
+
+
+def restore_states(
+    record: Record, settings: TrainingSection
+) -> tuple[dict[str, TrajectoryState], dict[str, bytes]]:
+    """Return, by trajectory, the states and the digests of the last configurations.
+
+    Parameters
+    ----------
+    record : Record
+    settings : TrainingSection
+        Those of the run that goes on; the window may have grown.
+    """
+    states: dict[str, TrajectoryState] = {}
+    configurations: dict[str, bytes] = {}
+    for name, content in record.trajectory_states().items():
+        configurations[name] = bytes.fromhex(content.pop(_CONFIGURATION, ""))
+        content["errors"] = record.last_errors(name, settings.window)
+        states[name] = TrajectoryState.from_dict(content)
+    labelled = record.last_requested_steps()
+    entries = record.unfolded()
+    last_numbers = {entry.trajectory: entry.number for entry in entries}
+    for entry in entries:
+        name = entry.trajectory
+        seen = Observation(entry.step, entry.maximum, entry.model_version)
+        after, decision = decide(states.get(name) or TrajectoryState(name), seen, settings)
+        is_last = entry.number == last_numbers[name]
+        if is_last and decision.label and labelled.get(name) != entry.step:
+            continue  # killed before the label was asked for: the step will come again
+        states[name], configurations[name] = after, entry.configuration
+    for name, state in states.items():
+        states[name] = replace(state, last_label_step=labelled.get(name))
+    return states, configurations

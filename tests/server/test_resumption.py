@@ -1,0 +1,94 @@
+"""A resumed run decides as the uninterrupted one would have."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anharm.configuration import TrainingSection
+from anharm.server.decision import Observation, TrajectoryState, decide, refitted
+from anharm.server.record import Record
+from anharm.server.resumption import restore_states, stored_state
+
+TRAINING = TrainingSection(window=7, minimum_interval=3, audit_interval=0, factor=1.5)
+CELL = 10.0 * np.eye(3)
+
+# Errors of the steps; what happens after each step.
+EVENTS = st.lists(
+    st.tuples(
+        st.floats(0.125, 1.0, width=32),
+        st.sampled_from(["", "", "", "repeated", "refit", "folded", "killed", "killed at a label"]),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+class Trainee:
+    """A trajectory and its record, handled as the broker does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.record = Record.open(folder, create=True)
+        self.state = TrajectoryState("a")
+        self.step = 0
+
+    def observe(self, error, is_repeated=False):
+        self.step += not is_repeated
+        seen = Observation(self.step, error, self.state.model_version)
+        before = self.state, self.step - 1
+        self.state, decision = decide(self.state, seen, TRAINING)
+        self.record.observe("a", self.step, b"%8d" % self.step, (error, 0, 0), 0.0, 0)
+        return before, decision
+
+    def request(self, decision):
+        self.record.request_for(np.full((2, 3), self.step), CELL, "why", decision)
+
+    def fold(self):
+        self.record.fold({"a": stored_state(self.state, b"%8d" % self.step)})
+
+    def be_killed(self):
+        self.record.close()
+        self.record = Record.open(self.folder)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=EVENTS)
+def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events):
+    trainee = Trainee(tmp_path_factory.mktemp("run") / "run")
+    for error, event in events:
+        before, decision = trainee.observe(error)
+        is_killed = event.startswith("killed")
+        expected = trainee.state
+        if decision.label and event == "killed at a label":
+            # Killed before the configuration came: the step will come again, to be decided.
+            expected, trainee.step = before
+        elif decision.label:
+            trainee.request(decision)
+        if event == "repeated":
+            trainee.observe(0.25, is_repeated=True)
+        if event == "refit":
+            trainee.state = refitted(trainee.state)
+            trainee.fold()
+        if event == "folded":
+            trainee.fold()
+        if is_killed:
+            trainee.be_killed()
+            states, configurations = restore_states(trainee.record, TRAINING)
+            trainee.state = states.get("a", TrajectoryState("a"))
+            if trainee.step:
+                assert configurations["a"] == b"%8d" % trainee.step
+            np.testing.assert_array_equal(trainee.state.errors, expected.errors)
+            assert trainee.state.mean_error == expected.mean_error
+            restored, wanted = (replace(s, errors=np.empty(0)) for s in (trainee.state, expected))
+            assert {**restored.__dict__, "errors": 0, "requests": 0} == {
+                **wanted.__dict__,
+                "errors": 0,
+                "requests": 0,
+            }
+    trainee.observe(0.125)
+    every = np.concatenate([chunk.maximum for chunk in trainee.record.observations()])
+    assert len(every) == trainee.step
+    np.testing.assert_array_equal(every[-TRAINING.window :], trainee.state.errors)
+    trainee.record.close()
