@@ -138,6 +138,21 @@ def ideal_configuration(engine: EngineInput, system: System) -> Configuration:
     )
 
 
+def output_files(configuration: RunConfiguration) -> tuple[Path, ...]:
+    """Files to which reference clients print.
+
+    Over TCP nobody knows which process is at the other end, so the logs of all the clients that
+    `anharm run` starts are looked at.
+    """
+    reference = configuration.reference
+    assert reference is not None
+    if parse_address(reference.address).kind == "unix":
+        return reference.output_file
+    folder = configuration.run.directory / "logs"
+    numbers = range(1, len(reference.command_lines) + 1)
+    return (*reference.output_file, *(folder / f"reference-{n}.log" for n in numbers))
+
+
 class _BrokerProcess:
     """Sockets and clocks around a `Broker`."""
 
@@ -163,7 +178,7 @@ class _BrokerProcess:
             allow_remote=reference.allow_remote,
             wrap_positions=reference.wrap_positions,
             reject_output=reference.reject_output,
-            output_files=reference.output_file,
+            output_files=output_files(configuration),
         )
         learner = Learner(
             system,

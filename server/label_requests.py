@@ -118,6 +118,7 @@ class LabelRequests:
             event.evaluation.extras,
             event.client,
             event.seconds,
+            event.program,
         )
         reasons = [
             *check_label(configuration, event.evaluation, ideal=self.ideal),

@@ -237,7 +237,7 @@ def _naming_the_calculation(limit: float, output: ReferenceOutput) -> Iterator[N
             f"no answer within the time limit of {limit:g} s for one calculation"
         ) from error
     except PeerClosed as error:
-        why = "; ".join(output.complaints()) or (
+        why = "; ".join(output.last_words()) or (
             "its own output says why: an SCF that did not converge, or a wrong number of atoms, "
             "are usual"
         )

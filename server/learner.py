@@ -30,6 +30,7 @@ from anharm.model.expansion_size import ExpansionSize, estimate_size
 from anharm.model.sites import assign_sites, default_maximum_displacement
 from anharm.model.storage import load_model, model_to_bytes
 from anharm.model.symmetry import find_space_group
+from anharm.server.energy_zero import EnergyZero
 from anharm.server.memory_check import Command, check_expansion
 from anharm.server.record import Label, ModelVersion, Prediction, Record
 from anharm.structures import read_structure
@@ -152,6 +153,8 @@ class Learner:
         )
         self._trainer = Trainer(system.expansion, maximum_displacement)
         self._label_ids: list[int] = []
+        self._energy_zero: EnergyZero | None = None
+        self._has_foreign_labels = False
         self._force_field: ForceField | None = None
         for label in record.labels():
             self._learn(label)
@@ -253,12 +256,20 @@ class Learner:
         return model
 
     def _learn(self, label: Label) -> None:
+        if self._energy_zero is None:
+            self._energy_zero = EnergyZero.of(label)
+        counts = self._energy_zero.is_of(label)
+        if not counts and not self._has_foreign_labels:
+            self._has_foreign_labels = True
+            warning = self._energy_zero.warning(label)
+            logger.warning(warning)
+            self._record.log(warning, "warning")
         self._trainer.add(
             label.request.cell,
             label.request.positions,
             label.answer.forces,
-            label.answer.energy,
-            virial=label.answer.virial,
+            label.answer.energy if counts else None,
+            virial=label.answer.virial if counts else None,
         )
         self._label_ids.append(label.id)
 

@@ -328,6 +328,7 @@ class Record(ObservationRecord, ConfigurationRecord):
                 extras=answer.extras,
                 client=answer.client,
                 seconds=answer.seconds,
+                program=answer.program,
                 **prediction_columns(prediction),
                 accepted=int(accepted),
                 reasons=json.dumps(list(reasons)),

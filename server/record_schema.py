@@ -34,7 +34,7 @@ CREATE INDEX requests_by_state ON requests(state);
 CREATE TABLE labels (
     id INTEGER PRIMARY KEY, request_id INTEGER NOT NULL REFERENCES requests(id),
     energy REAL NOT NULL, forces BLOB NOT NULL, virial BLOB, extras TEXT NOT NULL,
-    client TEXT NOT NULL, seconds REAL NOT NULL, predicted_energy REAL,
+    client TEXT NOT NULL, seconds REAL NOT NULL, program TEXT NOT NULL, predicted_energy REAL,
     predicted_force_rmse REAL, predicted_forces BLOB, force_std BLOB,
     predictive_force_std BLOB, model_version INTEGER, accepted INTEGER NOT NULL,
     reasons TEXT NOT NULL, created REAL NOT NULL);
@@ -108,6 +108,8 @@ class Answer:
         Which client answered.
     seconds : float
         How long it took.
+    program : str
+        The name of the client's program, such as "pw.x"; empty where it is not known.
     """
 
     energy: float
@@ -116,6 +118,7 @@ class Answer:
     extras: str = ""
     client: str = ""
     seconds: float = 0.0
+    program: str = ""
 
 
 @dataclass(frozen=True)
@@ -330,6 +333,7 @@ def label_from_row(row: dict[str, Any], request: Request) -> Label:
         extras=row["extras"],
         client=row["client"],
         seconds=row["seconds"],
+        program=row["program"],
     )
     prediction = None
     if row["model_version"] is not None:

@@ -12,6 +12,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ NOT_CONVERGED = {
     "CP2K": r"SCF run NOT converged",
 }
 """What codes print where an SCF has not converged, as regular expressions."""
+
+BREAKDOWN = r"^\s*(Error in routine|(\S+: )?ERROR\b|--- !ERROR|\*+ ?ABORT)|\[ABORT\]"
+"""How codes announce that they give up, with the reason in the next line or the same."""
 
 LONGEST_OUTPUT = 16 << 20
 """Bytes of output of one calculation that are looked at: its last ones."""
@@ -68,14 +72,33 @@ class ReferenceOutput:
         """Return the lines since the mark that make the answer worthless, with their file."""
         if not self._patterns:
             return []
-        if self._is_forwarded:
-            time.sleep(_FORWARDING_SECONDS)  # mpirun passes on the output in its own time
         return [
-            f"its output says {line[:_LONGEST_LINE]!r} ({file})"
-            for file in self._files
-            for line in _lines_since(file, self._marks.get(file, 0))
+            _quote(line, file)
+            for file, lines in self._news()
+            for line in lines
             if any(pattern.search(line) for pattern in self._patterns)
         ]
+
+    def last_words(self) -> list[str]:
+        """Return why the client broke down, as far as its output since the mark says so."""
+        complaints = self.complaints()
+        if complaints:
+            return complaints
+        for file, lines in self._news():
+            for line, following in pairwise([*lines, ""]):
+                if re.search(BREAKDOWN, line):
+                    return [_quote(f"{line} {following}".strip(), file)]
+        return []
+
+    def _news(self) -> list[tuple[Path, list[str]]]:
+        """The lines of each file since the mark."""
+        if self._is_forwarded:
+            time.sleep(_FORWARDING_SECONDS)  # mpirun passes on the output in its own time
+        return [(file, _lines_since(file, self._marks.get(file, 0))) for file in self._files]
+
+
+def _quote(line: str, file: Path) -> str:
+    return f"its output says {line[:_LONGEST_LINE]!r} ({file})"
 
 
 def _size(file: Path) -> int:
@@ -98,7 +121,8 @@ def _lines_since(file: Path, mark: int) -> list[str]:
     except OSError as error:
         logger.warning("the output %s of a reference client cannot be read: %s", file, error)
         return []
-    return [line.strip() for line in content.decode(errors="replace").splitlines()]
+    lines = (line.strip() for line in content.decode(errors="replace").splitlines())
+    return [line for line in lines if line]
 
 
 def standard_output(process: int) -> tuple[Path | None, bool]:

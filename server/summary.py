@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anharm.server.energy_zero import count_programs
 from anharm.server.record import Record
 
 
@@ -33,6 +34,8 @@ class Summary:
         Labels that were asked for and have not come.
     lack_of_data : tuple of str
         A sentence for each order that the last model's labels do not determine.
+    programs : dict
+        Labels by the program that computed them, the first one first.
     """
 
     steps: int
@@ -47,6 +50,7 @@ class Summary:
     quarantined: int
     pending: int
     lack_of_data: tuple[str, ...]
+    programs: dict[str, int]
 
 
 def summarise(directory: Path, window: int) -> Summary:
@@ -69,7 +73,8 @@ def summarise(directory: Path, window: int) -> Summary:
         errors = np.concatenate([c.maximum for c in chunks]) if chunks else np.empty(0)
         steps = {(c.trajectory, step) for c in chunks for step in c.steps.tolist()}
         models = record.models()
-        predictions = [label.prediction for label in record.labels()]
+        labels = list(record.labels())
+        predictions = [label.prediction for label in labels]
         average = max(1, min(window, len(errors) // 2))
         return Summary(
             steps=len(steps),
@@ -86,6 +91,7 @@ def summarise(directory: Path, window: int) -> Summary:
             lack_of_data=tuple(
                 models[-1].hyperparameters.get("lack_of_data", ()) if models else ()
             ),
+            programs=count_programs(labels),
         )
 
 
@@ -107,6 +113,10 @@ def format_summary(summary: Summary, directory: Path) -> str:
             f"force RMSE of labels     {rmse[0]:.4f} eV/A (first) to {rmse[-1]:.4f} eV/A (last) "
             "before they were learnt"
         )
+    if len(summary.programs) > 1:
+        shares = ", ".join(f"{number} by {name}" for name, number in summary.programs.items())
+        lines.append(f"several codes            {shares}: the model learns the mixture of their")
+        lines.append("                         forces, and energies and virials of the first alone")
     if summary.quarantined:
         lines.append(f"quarantined answers      {summary.quarantined}")
     if summary.pending:

@@ -1,5 +1,6 @@
 """The manual describes what the code accepts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from anharm.configuration_sections import (
     RunSection,
     TrainingSection,
 )
+from anharm.server.reference_output import NOT_CONVERGED
 
 MANUAL = Path(__file__).parents[2] / "docs" / "run-toml.md"
 
@@ -31,6 +33,17 @@ def test_the_manual_describes_every_key_of_run_toml(section):
     text = MANUAL.read_text()
     missing = [key for key in section.model_fields if f"`{key}`" not in text and key not in text]
     assert not missing
+
+
+def test_the_page_on_reference_codes_names_recipes_that_are_there():
+    page = (MANUAL.parent / "reference-codes.md").read_text()
+    recipes = MANUAL.parents[1] / "inputs" / "silicon"
+    table = [line.split("|")[3] for line in page.splitlines() if line.count("|") == 7]
+    named = [name for cell in table for name in re.findall(r"`([\w/.-]+)`", cell)]
+    assert {"cp2k8/", "lammps/", "abinit8/", "run-qe-abinit.toml"} < set(named)
+    assert all((recipes / name).exists() for name in named)
+    for pattern in NOT_CONVERGED.values():
+        assert f"`{pattern}`" in page
 
 
 def test_the_readme_shows_the_silicon_input_as_it_is():

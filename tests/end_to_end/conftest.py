@@ -24,7 +24,11 @@ from anharm.wire.addresses import SOCKET_PREFIX
 INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
 MARK = "ANHARM_TEST_JOB"
 PATIENCE = 90.0  # seconds until something that must happen has happened, on a slow machine
-NAMES = ("anharm-silicon-qe8", "anharm-silicon", "anharm-pwx")
+INPUT_SUFFIXES = (".toml", ".xml", ".in", ".inp", ".lammps")
+NAMES = (
+    *(f"anharm-silicon{cell}" for cell in ("-qe8", "-abinit8", "-cp2k8", "-lammps", "")),
+    *(f"anharm-{code}" for code in ("pwx", "abinit", "cp2k", "lammps", "dft", "chgnet")),
+)
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,8 @@ class Job:
         self.mark = uuid4().hex
         self.run_file = folder / run_file
         self.processes: list[subprocess.Popen[bytes]] = []
-        for source in [INPUTS / run_file, *INPUTS.glob("*.xyz"), *INPUTS.glob("*.xml")]:
-            shutil.copy(source, folder)
-        shutil.copytree(INPUTS / "qe8", folder / "qe8")
-        for path in [*folder.rglob("*.xml"), *folder.glob("*.toml"), *folder.rglob("pw.in")]:
+        shutil.copytree(INPUTS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
+        for path in [file for suffix in INPUT_SUFFIXES for file in folder.rglob(f"*{suffix}")]:
             path.chmod(0o644)
             text = path.read_text()
             for name in NAMES:
@@ -258,6 +260,20 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job.set_steps(300)
     yield job
     job.kill_all()
+
+
+@pytest.fixture
+def new_job(tmp_path: Path) -> Iterator[Callable[[str], Job]]:
+    """Make the job of any run file of inputs/silicon."""
+    jobs: list[Job] = []
+
+    def make(run_file: str) -> Job:
+        jobs.append(Job(tmp_path, run_file))
+        return jobs[-1]
+
+    yield make
+    for job in jobs:
+        job.kill_all()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from select import select
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -396,6 +396,36 @@ def test_every_request_is_answered_once_however_many_clients_die(dispatch, addre
         expected = requests[label.request_id].positions.sum()
         assert label.evaluation.energy == pytest.approx(expected, abs=1e-9)
     assert any(isinstance(event, AttemptFailed) for event in dispatcher.log)
+
+
+def test_two_clients_halve_the_time(dispatch, address):
+    """Twenty calculations of a tenth of a second each."""
+
+    class Slow(EMT):
+        def calculate(self, *arguments, **options):
+            sleep(0.1)
+            super().calculate(*arguments, **options)
+
+    def serve_copper() -> None:
+        atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+        atoms.calc = Slow()
+        SocketClient(unixsocket=address.path.removeprefix("/tmp/ipi_")).run(atoms, use_stress=True)
+
+    dispatcher = dispatch()
+    seconds: dict[int, float] = {}
+    for number_of_clients in (1, 2):
+        Thread(target=serve_copper, daemon=True).start()
+        dispatcher.wait_for(ClientJoined, number_of_clients)
+        for number in range(2):  # those who have just come warm up
+            dispatcher.server.submit(LabelRequest(-1 - number, configuration(number)))
+        dispatcher.wait_for(LabelReceived, 2 + (number_of_clients - 1) * 22)
+        start = monotonic()
+        for number in range(20):
+            dispatcher.server.submit(LabelRequest(number, configuration(number)))
+        dispatcher.wait_for(LabelReceived, number_of_clients * 22)
+        seconds[number_of_clients] = monotonic() - start
+    assert seconds[1] > 2.0
+    assert seconds[2] <= 0.6 * seconds[1]
 
 
 def test_closing_does_not_wait_for_a_calculation(dispatch, address):

@@ -190,6 +190,13 @@ def test_forces_and_virial_are_derivatives_of_the_energy(code, dispatch, recipe)
     assert client.wait(PATIENCE) == EXIT_CODES.get(code, 0)
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_without_a_server_every_code_gives_up_at_once(code, recipe):
+    """So the broker has to be there first."""
+    client = recipe(code).start()
+    assert client.wait(PATIENCE) == (1 if code == "LAMMPS" else 255)
+
+
 @pytest.mark.parametrize("code", ["ABINIT", "CP2K"])
 def test_forces_of_an_unconverged_scf_come_with_the_words_of_the_code(code, dispatch, recipe):
     """These codes send them all the same; their own output tells."""

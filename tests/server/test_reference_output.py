@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from anharm.configuration import load_configuration
+from anharm.server.broker_process import output_files
 from anharm.server.reference_output import (
     LONGEST_OUTPUT,
     NOT_CONVERGED,
@@ -108,6 +110,27 @@ def test_progress_of_a_healthy_code_is_no_complaint(tmp_path):
     assert output.complaints() == []
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            " %%%\n     Error in routine scale_h (1):\n     Not enough space\n %%%",
+            "Not enough space",
+        ),
+        ("ERROR: Cannot open file silicon.data (../read_data.cpp:1\n", "Cannot open file"),
+        ("all is well\n", ""),
+    ],
+)
+def test_the_last_words_of_a_code_that_broke_down(tmp_path, text, reason):
+    file = tmp_path / "out"
+    output = ReferenceOutput(ALL, [file])
+    output.mark()
+    file.write_text(text)
+    assert output.complaints() == []
+    words = output.last_words()
+    assert (reason in words[0]) if reason else (words == [])
+
+
 def test_the_standard_output_of_a_process_is_found(tmp_path, waiting):
     file = tmp_path / "out"
     with file.open("w") as stream:
@@ -141,6 +164,22 @@ def test_nothing_is_found_of_a_process_that_is_gone():
     assert standard_output(process.pid) == (None, False)
     assert program_name(process.pid) == ""
     assert ReferenceOutput(ALL, (), process.pid).complaints() == []
+
+
+def test_over_tcp_the_logs_of_all_clients_of_the_run_are_looked_at(tmp_path):
+    (tmp_path / "primitive.xyz").write_text("1\n\nCu 0 0 0\n")
+    run = tmp_path / "run.toml"
+    text = (
+        '[crystal]\nprimitive = "primitive.xyz"\nsupercell = [2, 2, 2]\n'
+        "[expansion]\ncutoffs = { 2 = 3.0 }\n"
+        '[reference]\ncommand = "pw.x"\nclients = 2\noutput_file = "elsewhere.out"\n'
+    )
+    run.write_text(text)
+    assert output_files(load_configuration(run)) == (tmp_path / "elsewhere.out",)
+    run.write_text(f'{text}address = "tcp://127.0.0.1:31415"\n')
+    logs = tmp_path / "run" / "logs"
+    expected = ("elsewhere.out", logs / "reference-1.log", logs / "reference-2.log")
+    assert output_files(load_configuration(run)) == tuple(tmp_path / name for name in expected)
 
 
 def test_nothing_is_looked_at_without_patterns(tmp_path):
