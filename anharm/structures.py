@@ -1,13 +1,17 @@
 """Structure files of any format that ASE reads, with errors that name the file."""
 
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
+import numpy as np
+import numpy.typing as npt
 
 from anharm.errors import ConfigurationError
 
 SMALLEST_VOLUME = 1e-3  # Angstrom^3 per cell; below it there is no lattice
+LARGEST_NUMBER = 1e12  # Angstrom, eV, eV/Angstrom, eV/Angstrom^3
 
 
 def read_structure(path: str | Path, file_format: str | None = None) -> ase.Atoms:
@@ -62,9 +66,34 @@ def _read(path: Path, index: int | slice, file_format: str | None) -> list[ase.A
 def _check(atoms: ase.Atoms, where: str) -> None:
     if len(atoms) == 0:
         raise ConfigurationError(f"{where} holds no atoms")
+    if not np.isfinite(atoms.cell.array).all():
+        raise ConfigurationError(
+            f"{where} has lattice vectors {atoms.cell.array.tolist()} that are not finite numbers"
+        )
     if abs(atoms.cell.volume) < SMALLEST_VOLUME:
         raise ConfigurationError(
             f"{where} has no three-dimensional cell (its lattice vectors in Angstrom are "
             f"{atoms.cell.array.tolist()}); a crystal needs one: use a format that stores it, "
             'such as CIF, POSCAR or extended XYZ with Lattice="..."'
+        )
+    for name, values in {"position": atoms.positions, **_known_results(atoms)}.items():
+        _check_numbers(name, np.asarray(values, dtype=float), where)
+
+
+def _known_results(atoms: ase.Atoms) -> dict[str, Any]:
+    """Labels that the file gives."""
+    known = atoms.calc.results if atoms.calc is not None else {}
+    names = {"energy": "energy", "force": "forces", "stress": "stress"}
+    return {name: known[key] for name, key in names.items() if key in known}
+
+
+def _check_numbers(name: str, values: npt.NDArray[np.float64], where: str) -> None:
+    """Refuse numbers that are not finite, or that no calculation of a crystal gives."""
+    wrong = np.argwhere(~(np.abs(values) < LARGEST_NUMBER))
+    if len(wrong):
+        of_atom = f" of atom {wrong[0][0]}" if values.ndim == 2 and name != "stress" else ""
+        value = values[tuple(wrong[0])]
+        raise ConfigurationError(
+            f"{where}: the {name}{of_atom} is {value}, which is no sensible number of Angstrom "
+            "and eV; correct the file, or leave this structure out"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from ase.build import make_supercell
+from ase.build import bulk, make_supercell
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from anharm.clients.calculators import make_calculator
@@ -211,3 +211,144 @@ def test_orders_that_the_labels_do_not_determine_are_named(anharm, folder):
     assert "order 3: 0 of 27 parameters determined by the labels" in done.stdout
     assert "warning: order 3 is not determined by the labels" in done.stderr
     assert "larger displacements" in done.stderr
+
+
+def spoil_energy(atoms, results):
+    results["energy"] = np.nan
+
+
+def spoil_force(atoms, results):
+    results["forces"][7, 1] = np.inf
+
+
+def spoil_stress(atoms, results):
+    results["stress"] = np.array([0, 0, np.nan, 0, 0, 0])
+
+
+def spoil_magnitude(atoms, results):
+    results["forces"][7, 1] = 1e300
+
+
+def spoil_position(atoms, results):
+    atoms.positions[7, 1] = np.nan
+
+
+def spoil_cell(atoms, results):
+    atoms.cell[0, 0] = np.inf
+
+
+def move_onto_another(atoms, results):
+    atoms.positions[4] = atoms.positions[9] + 0.01
+
+
+def change_species(atoms, results):
+    atoms.symbols[3] = "Ge"
+
+
+def scale_cell(atoms, results):
+    atoms.set_cell(1.2 * atoms.cell[:], scale_atoms=True)
+
+
+def rotate(atoms, results):
+    atoms.rotate(20, "z", rotate_cell=True)
+
+
+SPOILT = {
+    spoil_energy: "the energy is nan",
+    spoil_force: "the force of atom 7 is inf",
+    spoil_stress: "the stress is nan",
+    spoil_magnitude: "the force of atom 7 is 1e+300",
+    spoil_position: "the position of atom 7 is nan",
+    spoil_cell: "lattice vectors",
+    move_onto_another: "atoms 4 and 9",
+    change_species: "'Ge': 1",
+    scale_cell: "is not a supercell of the crystal",
+    rotate: "orientation",
+}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "command"),
+    [*((spoil, "fit") for spoil in SPOILT), (spoil_force, "evaluate"), (rotate, "evaluate")],
+)
+def test_a_spoilt_label_is_named(anharm, folder, model, spoil, command):
+    good = ase.io.read(folder / "labels.xyz", 0)
+    atoms, results = good.copy(), dict(good.calc.results)
+    results["forces"] = results["forces"].copy()
+    spoil(atoms, results)
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    ase.io.write(folder / "spoilt.xyz", [good, atoms])
+    words = {
+        "fit": ("fit", "run.toml", "--labels", "spoilt.xyz", "--output", "spoilt.h5"),
+        "evaluate": ("evaluate", model, "spoilt.xyz", "--output", "s.xyz"),
+    }
+    done = anharm(*words[command])
+    assert done.returncode in (1, 2)
+    assert SPOILT[spoil] in done.stderr
+    assert "structure 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (folder / "spoilt.h5").exists()
+
+
+BAD_FILES = {
+    "no labels": (b"", 2, "Empty file"),
+    "half a model": (None, 1, "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_broken_file_is_named(anharm, folder, model, name):
+    content, code, message = BAD_FILES[name]
+    broken = folder / "broken"
+    broken.write_bytes(model.read_bytes()[:20_000] if content is None else content)
+    done = (
+        anharm("evaluate", broken, "labels.xyz", "--output", "b.xyz")
+        if content is None
+        else anharm("fit", "run.toml", "--labels", broken, "--output", "b.h5")
+    )
+    assert done.returncode == code
+    assert "broken" in done.stderr and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_of_another_crystal_is_refused(anharm, folder, model):
+    ase.io.write(folder / "oxide.xyz", bulk("MgO", "rocksalt", a=4.21) * (3, 3, 3))
+    done = anharm("evaluate", model, "oxide.xyz", "--output", "b.xyz")
+    assert done.returncode == 1
+    assert "structure 0" in done.stderr
+    assert "is not a supercell of the crystal" in done.stderr
+
+
+CELLS = {
+    "left-handed supercell": ("[[2, -2, 2], [-2, 2, 2], [2, 2, -2]]", None, "64 atoms"),
+    "conventional cell": ("[2, 2, 2]", "conventional.xyz", "64 atoms"),
+    "singular supercell": ("[[1, 1, 0], [1, 1, 0], [0, 0, 2]]", None, "determinant is 0"),
+    "multiple cell": ("[2, 2, 1]", "multiple.xyz", "hides symmetry"),
+    "atom given twice": ("[3, 3, 3]", "twice.xyz", "atoms 0 and 2 of the crystal are 0.000"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_kind_of_cell_is_planned_or_refused_with_the_reason(anharm, folder, name):
+    supercell, primitive, expected = CELLS[name]
+    silicon = bulk("Si", "diamond", a=5.432)
+    ase.io.write(folder / "conventional.xyz", bulk("Si", "diamond", a=5.432, cubic=True))
+    ase.io.write(folder / "multiple.xyz", silicon * (1, 1, 2))
+    ase.io.write(folder / "twice.xyz", silicon + silicon[:1])
+    text = RUN_TOML.replace("[[-2, 2, 2], [2, -2, 2], [2, 2, -2]]", supercell)
+    (folder / "cell.toml").write_text(text.replace("primitive.xyz", primitive or "primitive.xyz"))
+    done = anharm("plan", "cell.toml")
+    assert expected in done.stdout + done.stderr
+    if expected == "64 atoms":
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert [words[-2] for words in lines if words and words[0] in "234"] == ["10", "27", "4"]
+
+
+def test_a_cutoff_of_some_bodies_that_wraps_is_refused_with_the_largest_that_fits(anharm, folder):
+    text = RUN_TOML.replace("4 = 3.5", "4 = { 2 = 6.0, 3 = 3.5 }")
+    (folder / "wrap.toml").write_text(text)
+    done = anharm("plan", "wrap.toml")
+    assert done.returncode == 2
+    assert "6 Angstrom of order 4 (2 bodies) reaches around the supercell" in done.stderr
+    assert "largest cutoff that fits into this supercell is 5.43" in done.stderr

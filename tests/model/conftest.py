@@ -57,6 +57,17 @@ def _monoclinic() -> Atoms:
     )
 
 
+def _selenium() -> Atoms:
+    """P3_121, trigonal: chains that wind about a screw axis, without inversion."""
+    x, c = 0.2254, 4.9536
+    return Atoms(
+        "Se3",
+        scaled_positions=[(x, 0, 1 / 3), (0, x, 2 / 3), (-x, -x, 0)],
+        cell=[[4.3662, 0, 0], [-4.3662 / 2, 4.3662 * np.sqrt(3) / 2, 0], [0, 0, c]],
+        pbc=True,
+    )
+
+
 CRYSTALS: dict[str, Callable[[], Atoms]] = {
     "silicon": lambda: bulk("Si", "diamond", a=5.43),
     "magnesium oxide": lambda: bulk("MgO", "rocksalt", a=4.21),
@@ -67,6 +78,7 @@ CRYSTALS: dict[str, Callable[[], Atoms]] = {
     "magnesium": lambda: bulk("Mg", "hcp", a=3.21, c=5.21),
     "gallium nitride": lambda: bulk("GaN", "wurtzite", a=3.19, c=5.19, u=0.377),
     "tin selenide": _tin_selenide,
+    "selenium": _selenium,
     "triclinic": _triclinic,
     "monoclinic": _monoclinic,
 }
@@ -82,6 +94,7 @@ CUTOFFS: dict[str, dict[int, float | dict[int, float]]] = {
     "magnesium": {2: 4.7, 3: 3.3, 4: {2: 3.3, 3: 3.21, 4: 0.0}},
     "gallium nitride": {2: 3.3, 3: 3.25, 4: 2.1, 5: 2.1},
     "tin selenide": {2: 3.6, 3: 3.0, 4: {2: 2.9, 3: 0.0}},
+    "selenium": {2: 4.5, 3: 3.5, 4: 2.5},
     "triclinic": {2: 4.5, 3: {2: 3.6, 3: 3.5}, 4: {2: 3.3, 3: 0.0}},
     "monoclinic": {2: 4.1, 3: 3.2, 4: {2: 2.6, 3: 0.0}, 5: {2: 2.3, 3: 0.0}},
 }

@@ -265,6 +265,10 @@ def test_a_cutoff_of_exactly_half_the_supercell_fits() -> None:
 
 
 HIPHIVE_CASES = [
+    ("silicon", {2: 4.5, 3: 3.9, 4: 2.6, 5: 2.6, 6: 2.6}),
+    ("magnesium oxide", {2: 4.5, 3: 3.1, 4: 2.2, 5: 2.2}),
+    ("polonium", {2: 5.0, 3: 3.4, 4: 3.4}),
+    ("selenium", {2: 4.5, 3: 3.6, 4: 2.5}),
     ("boron arsenide", {2: 5.0, 3: 3.6, 4: 2.3}),
     ("aluminium", {2: 5.0, 3: 4.2, 4: 3.0}),
     ("iron", {2: 4.5, 3: 3.0, 4: 2.9}),

@@ -12,7 +12,7 @@ from anharm.model.clusters import canonical, encode
 
 NAMES = [
     "silicon", "magnesium oxide", "boron arsenide", "aluminium", "iron", "polonium", "magnesium",
-    "gallium nitride", "tin selenide", "triclinic", "monoclinic",
+    "gallium nitride", "tin selenide", "selenium", "triclinic", "monoclinic",
 ]  # fmt: skip
 
 

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import spglib
 from ase.build import bulk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anharm.model import Crystal, StructurePredictor
+from anharm.model.sites import assign_sites
 from anharm.model.symmetry import find_space_group
 
 NAMES = [
     "silicon", "magnesium oxide", "boron arsenide", "aluminium", "iron", "magnesium",
-    "gallium nitride", "tin selenide", "monoclinic",
+    "gallium nitride", "tin selenide", "selenium", "monoclinic",
 ]  # fmt: skip
 
 
@@ -51,6 +54,47 @@ def test_forces_and_errors_are_covariant_under_every_rotation_of_the_crystal(
         )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "name", ["silicon", "magnesium oxide", "polonium", "magnesium", "selenium"]
+)
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=4, deadline=None)
+def test_strained_crystals_follow_every_operation_too(laboratory, name: str, seed: int) -> None:
+    """Strain, displacements and the order of the atoms are turned and shifted together."""
+    force_field = laboratory.force_field(name)
+    supercell, random = force_field.supercell, np.random.default_rng(seed)
+    ideal = supercell.to_atoms()
+    symmetry = spglib.get_symmetry_dataset(
+        (ideal.cell[:], ideal.get_scaled_positions(), ideal.numbers), symprec=1e-4
+    )
+    chosen = random.integers(len(symmetry.rotations))
+    lattice = supercell.lattice
+    turn = lattice.T @ symmetry.rotations[chosen] @ np.linalg.inv(lattice.T)
+    shift = symmetry.translations[chosen] @ lattice + random.uniform(-5, 5, 3)
+    strain = np.eye(3) + random.uniform(-0.02, 0.02, (3, 3))
+    turned_strain = turn @ strain @ turn.T
+    u = random.normal(0, 0.05, (supercell.n_atoms, 3))
+    permutation = random.permutation(supercell.n_atoms)
+    moved = ((supercell.positions @ turn.T + shift) @ turned_strain.T + u @ turn.T)[permutation]
+
+    def predict(deformation: np.ndarray, positions: np.ndarray, numbers: np.ndarray) -> tuple:
+        sites = assign_sites(supercell, positions, numbers, None, deformation)
+        displacements = sites.displacements(positions, deformation)[None]
+        found = force_field.predict_strained(deformation, displacements, errors=False)
+        return found.energies[0], sites.to_user_order(found.forces[0]), found.virials[0]
+
+    numbers = supercell.numbers
+    energy, forces, virial = predict(strain, supercell.positions @ strain.T + u, numbers)
+    other_energy, other_forces, other_virial = predict(turned_strain, moved, numbers[permutation])
+    scale = np.abs(forces).max()
+    assert other_energy == pytest.approx(energy, rel=1e-9)
+    np.testing.assert_allclose(other_forces, (forces @ turn.T)[permutation], atol=1e-8 * scale)
+    np.testing.assert_allclose(
+        other_virial, turn @ virial @ turn.T, atol=1e-8 * np.abs(virial).max()
+    )
+
+
 def _tensor(stress: np.ndarray) -> np.ndarray:
     tensor: np.ndarray = stress[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
     return tensor
@@ -66,6 +110,7 @@ def _tensor(stress: np.ndarray) -> np.ndarray:
         ("magnesium", "P6_3/mmc", 24),
         ("gallium nitride", "P6_3mc", 12),
         ("tin selenide", "Pnma", 8),
+        ("selenium", "P3_121", 6),
         ("monoclinic", "P2/m", 4),
         ("triclinic", "P1", 1),
     ],
