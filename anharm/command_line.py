@@ -388,3 +388,16 @@ def report_command(directory: Path, output: Path | None, replay: bool) -> None:
     from anharm.report_command import report
 
     click.echo(report(directory, output, replay))
+
+
+@cli.command(name="watch")
+@RUN_DIRECTORY
+@click.option("--once", is_flag=True, help="Show how the run stands now, and end.")
+def watch_command(directory: Path, once: bool) -> None:
+    """Watch a run in the terminal; q or Ctrl-C ends the watching, not the run."""
+    from anharm.watch_command import watch
+
+    try:
+        watch(directory, once)
+    except KeyboardInterrupt:
+        click.echo("the run goes on; nobody watches it", err=True)

@@ -101,7 +101,7 @@ def _overview(source: ReportInput) -> Html:
         lines.append(element("p", "The run was going on when this report was made."))
     elif failure:
         lines.append(element("p", f"The run failed: {failure}", class_="bad"))
-    elif "ended" in run.metadata:
+    elif run.metadata.get("ended"):
         lines.append(element("p", f"The run has ended: {run.metadata['ended']}.", class_="good"))
     else:
         text = "The run was killed: nothing says how it ended. It continues with --resume."

@@ -110,7 +110,9 @@ class Broker:
             default=0,
         )
         self._is_fold_due = False
+        self._refits_since_label = -1  # the next one is for the label that was wanted last
         self._now = 0.0
+        self._written_status: dict[str, str] = {}
 
     # Start
 
@@ -218,7 +220,8 @@ class Broker:
         if decision.label and self.phase != "converged":
             client.wanted = decision
             if decision.rule != "audit":
-                self._steps_since_label = 0  # audits check the model, they do not ask for more
+                # Audits check the model, they do not ask for more.
+                self._steps_since_label, self._refits_since_label = 0, -1
             return [(client.address, SendConfiguration(message.sequence))]
         ending = self._judge()
         if not ending and self.sample.wants(client.trajectory, step):
@@ -341,6 +344,7 @@ class Broker:
             self.phase = "converged" if self.has_converged else "training"
         if not self.learner.is_current:
             self.learner.refit()
+            self._refits_since_label += 1
             self.history.refitted(self.learner.version, self.learner.n_labels)
             for name, state in self.states.items():
                 self.states[name] = refitted(state)
@@ -359,7 +363,9 @@ class Broker:
         if self.phase != "training" or self._steps_since_label % 10 or self.labels:
             return []
         refits = self.history.refits(max(1, self.settings.minimum_interval))
-        self.convergence = assess_convergence(refits, self._steps_since_label, self.settings)
+        self.convergence = assess_convergence(
+            refits, self._steps_since_label, self.settings, self._refits_since_label
+        )
         if not self.convergence.converged:
             return []
         self.phase, self.has_converged = "converged", True
@@ -416,6 +422,17 @@ class Broker:
         self.record.fold(
             {n: stored_state(state, self.configurations[n]) for n, state in self.states.items()}
         )
+
+    def write_status(self) -> None:
+        """Write, for those who watch the run, what has changed in how it stands."""
+        status = {
+            "phase": self.phase,
+            "waiting_for": self.waiting_for,
+            "convergence": self.convergence.reason,
+        }
+        if status != self._written_status:
+            self.record.set_metadata(status, durable=False)
+            self._written_status = status
 
     def forget_silent(self, now: float, limit: float) -> list[Reply]:
         """Give up clients that have not been heard for `limit` seconds.

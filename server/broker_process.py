@@ -102,7 +102,7 @@ def open_record(
                 f"{_then_and_now(known[key], value)}; its labels and models belong to what was "
                 "there before: restore it, or use another run.directory"
             )
-    record.set_metadata({"configuration": configuration.text})
+    record.set_metadata({"configuration": configuration.text, "ended": "", "failure": ""})
     record.log("resumed")
     return record
 
@@ -208,6 +208,7 @@ class _BrokerProcess:
         finally:
             self.labelling.close()
             self.broker.write()
+            self.broker.write_status()
         if self.broker.failure:
             raise RunFailed(self.broker.failure)
 
@@ -228,6 +229,7 @@ class _BrokerProcess:
                 reassured = now
             if now - written > _WRITE_SECONDS:
                 self.broker.write()
+                self.broker.write_status()
                 written = now
             self._check_deadlines(socket, now)
             if self.stopping:

@@ -34,15 +34,20 @@ class Convergence:
 
 
 def assess_convergence(
-    history: Sequence[Refit], steps_since_label: int, settings: TrainingSection
+    history: Sequence[Refit],
+    steps_since_label: int,
+    settings: TrainingSection,
+    refits_since_label: int = 0,
 ) -> Convergence:
     """Judge whether further labels would still improve the model.
 
     Training has converged when the trajectory-averaged errors after the last
     `convergence_refits` refits differ by less than `convergence_tolerance` of their mean
     (a spread, so that a slow steady fall is no plateau), or when no label was wanted in
-    `quiet_steps` steps. Either needs that many refits: a model that has never been tested
-    by a further label (an audit, if none stands out) is not known to be good.
+    `quiet_steps` steps and that many audits were learnt meanwhile: the errors of a model
+    that no further label has tested may be wrong, and the label that stood out last is not
+    the last from which the model learns much. Without audits, quiet needs that many refits
+    in all.
 
     Parameters
     ----------
@@ -51,6 +56,8 @@ def assess_convergence(
     steps_since_label : int
         Steps since a label was last wanted, whether or not the budget allowed it.
     settings : TrainingSection
+    refits_since_label : int
+        Refits since that label was learnt, which were made for audits.
 
     Returns
     -------
@@ -59,11 +66,12 @@ def assess_convergence(
     if not history:
         return Convergence(False, "There is no model yet.")
     wanted = settings.convergence_refits
-    if steps_since_label >= settings.quiet_steps and len(history) >= wanted:
+    tests = refits_since_label if settings.audit_interval else len(history)
+    if steps_since_label >= settings.quiet_steps and min(tests, len(history)) >= wanted:
         return Convergence(
             True,
             f"No label was wanted in the last {steps_since_label} steps "
-            f"(quiet_steps = {settings.quiet_steps}); the average error is "
+            f"(quiet_steps = {settings.quiet_steps}) and {tests} refits; the average error is "
             f"{history[-1].error:.4g} eV/A with {history[-1].labels} labels.",
         )
     if len(history) < wanted:

@@ -124,9 +124,9 @@ class Record(ObservationRecord, ConfigurationRecord):
         """Return what is known of the run: configuration, hashes, software versions."""
         return {row["key"]: row["value"] for row in self._database.rows("SELECT * FROM run")}
 
-    def set_metadata(self, entries: Mapping[str, str]) -> None:
+    def set_metadata(self, entries: Mapping[str, str], durable: bool = True) -> None:
         """Add or replace entries."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(durable) as connection:
             connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", entries.items())
 
     def log(self, text: str, level: str = "info") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 
 from anharm.configuration import TrainingSection
 from anharm.errors import ConfigurationError
-from anharm.server.record_database import LOCK_NAME
+from anharm.server.record_database import FILE_NAME, LOCK_NAME
+
+_REMOTE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ def run_settings(directory: Path, metadata: Mapping[str, str]) -> RunSettings:
 
 
 def is_running(directory: Path) -> bool:
-    """Whether a broker of this machine holds the run directory.
+    """Whether a broker holds the run directory.
 
     The lock is only looked at, never taken, so that a broker that starts meanwhile is not
-    disturbed.
+    disturbed. On another host, a broker lives that has written within the last minute.
     """
     path = directory / LOCK_NAME
     try:
@@ -78,6 +81,8 @@ def is_running(directory: Path) -> bool:
         return False
     if not owner or not owner[0].isdigit():
         return False
+    if len(owner) > 2 and owner[2] != os.uname().nodename:
+        return time.time() - _last_change(directory) < _REMOTE_SECONDS
     try:
         locks = Path("/proc/locks").read_text().splitlines()
     except OSError:
@@ -88,6 +93,12 @@ def is_running(directory: Path) -> bool:
         for words in map(str.split, locks)
         if len(words) > 5 and words[1] != "->"
     )
+
+
+def _last_change(directory: Path) -> float:
+    """When the record was written last, seconds since 1970."""
+    paths = [directory / (FILE_NAME + end) for end in ("", "-wal")]
+    return max(path.stat().st_mtime for path in paths if path.exists())
 
 
 def _is_alive(pid: int) -> bool:

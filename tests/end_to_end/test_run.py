@@ -118,7 +118,8 @@ def test_a_run_ends_when_training_has_converged(job):
         training__quiet_steps=60,
         training__window=50,
         training__factor=50.0,
-        training__audit_interval=None,
+        training__audit_interval=20,
+        training__convergence_refits=2,
         run__stop_when_converged=True,
     )
     ended = job.run()
@@ -128,6 +129,36 @@ def test_a_run_ends_when_training_has_converged(job):
     assert int(summary["steps"]) < 100_000
     with job.record() as record:
         assert record.metadata()["converged"] in ended.out
+
+
+def test_after_convergence_production_goes_on_with_a_frozen_model(job):
+    job.set(
+        training__quiet_steps=60,
+        training__window=50,
+        training__factor=50.0,
+        training__audit_interval=20,
+        training__convergence_refits=2,
+    )
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    assert job.output_steps()[-1] == 300
+    with job.record() as record:
+        known = record.metadata()
+        last_model = record.models()[-1]
+        decided = [request.step for request in record.requests() if request.step is not None]
+        chunks = list(record.observations())
+        sample = record.configuration_steps("trajectory")
+    declared = int(known["converged_step"])
+    assert 60 <= declared < 250
+    assert known["phase"] == "stopped" and known["convergence"] == known["converged"]
+
+    # Audits are due every 20 steps, but none is taken any more, and no model follows.
+    assert decided and max(decided) < declared
+    steps = np.concatenate([chunk.steps for chunk in chunks])
+    versions = np.concatenate([chunk.model_version for chunk in chunks])
+    assert set(versions[steps >= declared]) == {last_model.version}
+    assert len(last_model.labels) == job.n_labels()
+    assert max(sample) > declared  # configurations are still kept, for later models
 
 
 def test_a_run_over_tcp(job):

@@ -37,12 +37,20 @@ def test_too_few_refits_show_no_plateau() -> None:
 
 
 def test_a_long_quiet_time_is_convergence() -> None:
-    result = assess_convergence(history(0.1, 0.05, 0.02), 1000, SETTINGS)
+    result = assess_convergence(history(0.1, 0.05, 0.02), 1000, SETTINGS, refits_since_label=3)
     assert result.converged and "in the last 1000 steps" in result.reason
 
 
 def test_quiet_proves_nothing_before_further_labels_have_tested_the_model() -> None:
-    assert not assess_convergence(history(0.02), 10_000, SETTINGS).converged
+    assert not assess_convergence(history(0.02), 10_000, SETTINGS, 5).converged
+    falling = history(0.1, 0.05, 0.02)
+    assert not assess_convergence(falling, 10_000, SETTINGS, refits_since_label=2).converged
+
+
+def test_without_audits_quiet_is_judged_by_all_refits() -> None:
+    settings = SETTINGS.model_copy(update={"audit_interval": 0})
+    assert assess_convergence(history(0.1, 0.05, 0.02), 1000, settings).converged
+    assert not assess_convergence(history(0.1, 0.02), 1000, settings).converged
 
 
 def test_errors_of_exactly_zero_are_not_trusted() -> None:
