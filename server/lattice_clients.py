@@ -27,6 +27,8 @@ class LatticeClient:
         Whether it will observe that step again, with a new model.
     wanted : Decision or None
         The decision for which it has been asked to send its configuration.
+    sampled_step : int or None
+        The step for whose configuration it has been asked, to be kept and not to be labelled.
     waits_for : str
         What keeps its answer to i-PI back.
     label : int
