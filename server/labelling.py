@@ -56,6 +56,7 @@ logger.addFilter(FloodLimit(most=500))
 
 LARGEST_NUMBER_OF_CLIENTS = 256
 CLOSING_SECONDS = 5.0
+MOST_EVENTS = 1000
 REMOTE_WARNING = (
     "the labelling port %s may be reachable from other hosts, and the i-PI protocol has no "
     "authentication: whoever connects to it sees the configurations and can send false forces, of "
@@ -246,7 +247,13 @@ class LabellingServer:
         return request
 
     def _report(self, *events: LabellingEvent) -> None:
-        self._events.extend(events)
+        """Keep events; who comes and goes is news only, and dropped when nobody listens."""
+        is_flooded = len(self._events) > MOST_EVENTS
+        self._events.extend(
+            event
+            for event in events
+            if not (is_flooded and isinstance(event, ClientJoined | ClientLeft))
+        )
         self._has_events.set()
 
     def _wake_clients(self) -> None:

@@ -127,6 +127,7 @@ class ReferenceClient:
     def _converse(self) -> None:
         if self._limits.first_configuration is not None:
             self._warm_up(self._limits.first_configuration)
+        self._become_ready()  # before there is work, so that a mute peer does not keep its place
         while self._wait_for_work():
             self._become_ready()
             request = self._office.take(self.name)
