@@ -94,7 +94,7 @@ class ReferenceClient:
         self._office = office
         self._limits = limits
         self._wake_up = WakeUp()
-        self._is_ready = False
+        self._is_ready = self._has_been_ready = False
         process = peer_process(connection)
         self._program = "" if process is None else program_name(process)
         self._output = ReferenceOutput(limits.reject_output, limits.output_files, process)
@@ -127,7 +127,6 @@ class ReferenceClient:
     def _converse(self) -> None:
         if self._limits.first_configuration is not None:
             self._warm_up(self._limits.first_configuration)
-        self._become_ready()  # before there is work, so that a mute peer does not keep its place
         while self._wait_for_work():
             self._become_ready()
             request = self._office.take(self.name)
@@ -142,7 +141,11 @@ class ReferenceClient:
             self._office.answered(self.name, answer)
 
     def _wait_for_work(self) -> bool:
-        """Wait until there is work (True) or the server closes (False)."""
+        """Wait until there is work (True) or the server closes (False).
+
+        A newcomer that idles for long is asked whether it is ready, or mute peers would take all
+        places as long as no label is wanted.
+        """
         connection = self._channel.socket
         poller = select.poll()
         poller.register(connection, select.POLLIN)
@@ -153,7 +156,10 @@ class ReferenceClient:
                 return False
             if self._office.has_work():
                 return True
-            ready = {descriptor for descriptor, _ in poller.poll()}
+            patience = None if self._has_been_ready else 1000 * self._limits.handshake_limit
+            ready = {descriptor for descriptor, _ in poller.poll(patience)}
+            if not ready:
+                self._become_ready()
             if connection.fileno() in ready and not self._office.is_closing:
                 self._raise_reason_for_speaking()
 
@@ -178,7 +184,7 @@ class ReferenceClient:
             answer = self._ask(protocol.STATUS, seconds)
         if answer != protocol.READY:
             raise ProtocolViolation(f"it answered STATUS with {answer!r}, expected READY")
-        self._is_ready = True
+        self._is_ready = self._has_been_ready = True
 
     def _calculate(self, configuration: Configuration) -> Result:
         """Return the client's answer."""

@@ -110,7 +110,7 @@ def flipped(random: Random, content: bytes) -> bytes:
 def driver_answers(seed: int, count: int, n_atoms: int) -> Iterator[list[bytes]]:
     """What a rubbish reference client says, message by message.
 
-    Each begins its answer to STATUS wrongly, or is silent, so that it gets no configuration.
+    None says that it is ready when asked, so that none gets a configuration.
     """
     random = Random(seed)
     right = protocol.encode_evaluation(Evaluation(-1.0, np.zeros((n_atoms, 3)), np.eye(3), "{}"))
