@@ -13,6 +13,7 @@ from anharm.errors import ConfigurationError
 from anharm.model.crystal import FloatArray
 from anharm.server.decision import Decision
 from anharm.server.label_checks import check_label, has_virial
+from anharm.server.label_plausibility import check_against_prediction, check_restoring
 from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
 from anharm.server.learner import Learner, initial_configurations
 from anharm.server.record import Answer, Record, Request
@@ -124,9 +125,17 @@ class LabelRequests:
             *check_label(configuration, event.evaluation, ideal=self.ideal),
             *event.complaints,
         ]
+        if not reasons and self.learner.model is None and not self.learner.has_forces_on_sites:
+            reasons = check_restoring(configuration, event.evaluation, self.ideal)
         if reasons:
             return self._reject(request, answer, reasons)
         prediction = self.learner.predict(configuration, event.evaluation)
+        if prediction is not None:
+            reasons = check_against_prediction(
+                event.evaluation.forces, prediction.forces, prediction.predictive_force_std
+            )
+            if reasons:
+                return self._reject(request, answer, reasons)
         label = self.record.add_label(request.id, answer, prediction=prediction)
         if request.id in self._pending:
             self._pending.discard(request.id)

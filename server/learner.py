@@ -166,6 +166,11 @@ class Learner:
         return self.model.version if self.model is not None else 0
 
     @property
+    def has_forces_on_sites(self) -> bool:
+        """Whether the crystal may feel forces on its ideal sites."""
+        return 1 in self.system.expansion.parameters_per_order
+
+    @property
     def n_labels(self) -> int:
         """Labels learnt so far."""
         return len(self._label_ids)

@@ -1,8 +1,26 @@
 """What can go wrong once a run has started: it stops with one message, and nothing is left."""
 
+import shutil
+import subprocess
+
+import numpy as np
 import pytest
 
+from anharm.server.record import Record
+
 BOUND = 40.0  # seconds; most take four
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1.5 MB, where mounting is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def expect(job, code, *fragments, flags=(), within=BOUND):
@@ -63,6 +81,48 @@ def test_a_reference_that_gives_garbage(job):
     with job.record() as record:
         assert record.label_count() == 0
         assert len(list(record.rejected_labels())) >= 3
+
+
+@pytest.mark.parametrize(
+    ("factor", "evidence"),
+    [
+        ("-1.0", "do not push the atoms back to their sites"),
+        ("51.42", "forces in another unit"),
+        ("(-1.0 if self.calls > 2 else 1.0)", "the sign is wrong: a gradient instead of a force?"),
+        ("(25.711 if self.calls > 2 else 1.0)", "Rydberg/bohr"),
+    ],
+    ids=["sign-at-first", "unit-at-first", "sign-later", "unit-later"],
+)
+def test_forces_that_are_wrong_by_a_sign_or_a_unit(job, factor, evidence):
+    job.set_steps(2000)
+    job.set(training__audit_interval=20)
+    job.use_calculator(
+        "    calls = 0\n"
+        "    def calculate(self, *a, **k):\n        super().calculate(*a, **k)\n"
+        "        self.calls += 1\n"
+        f"        self.results['forces'] = self.results['forces'] * {factor}\n"
+    )
+    ended = expect(job, 1, "was quarantined", evidence, "attempt 3 of 3", within=60)
+    assert "Traceback" not in ended.err
+    with job.record() as record:
+        assert record.label_count() == (2 if "calls" in factor else 0)
+        assert all(evidence in label.reasons[0] for label in record.rejected_labels())
+
+
+def test_a_full_disk_keeps_every_label(job, small_disk):
+    """The run directory is a file system of its own, too small for the run."""
+    job.set_steps(100_000)
+    job.set(run__directory=str(small_disk / "run"), training__audit_interval=15)
+    job.set(training__budget=10_000)
+    process = job.start_run()
+    ended = job.end(process, "run", within=120)
+    job.expect_no_process()
+    assert ended.code == 1
+    assert ("anharm: " in ended.err and "full" in ended.err.lower()) or "space" in ended.err
+    with Record.open(small_disk / "run", read_only=True) as record:
+        labels = list(record.labels())
+    assert len(labels) >= 2
+    assert all(np.isfinite(label.answer.forces).all() for label in labels)
 
 
 def test_a_calculator_that_fails(job):
