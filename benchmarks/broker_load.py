@@ -136,12 +136,15 @@ def measure(broker: int, endpoint: str, directory: Path, observations: int) -> N
     round_trips(alone, 500)
     trips = round_trips(alone, 5000)
     print(f"round trip of one client: median {median(trips) * 1e3:.3f} ms, ", end="")
-    print(f"95 % below {np.quantile(trips, 0.95) * 1e3:.3f} ms")
+    print(f"95 % below {np.quantile(trips, 0.95) * 1e3:.3f} ms", flush=True)
     clients = [alone, *(Client(context, endpoint, n) for n in range(1, CLIENTS))]
     before = processor_seconds(broker)
     rate = drive(clients, 10_000, rate=1000.0)
     share = (processor_seconds(broker) - before) / (10_000 / rate)
-    print(f"{CLIENTS} clients held to 1000/s: {rate:.0f}/s, broker at {share:.0%} of a core")
+    print(
+        f"{CLIENTS} clients held to 1000/s: {rate:.0f}/s, broker at {share:.0%} of a core",
+        flush=True,
+    )
     done, sizes = 15_500, []
     while done < observations:
         part = min(MOST_IN_A_ROW, observations - done)

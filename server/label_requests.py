@@ -130,7 +130,11 @@ class LabelRequests:
         if reasons:
             return self._reject(request, answer, reasons)
         prediction = self.learner.predict(configuration, event.evaluation)
-        if prediction is not None:
+        if (
+            prediction is not None
+            and prediction.forces is not None
+            and prediction.predictive_force_std is not None
+        ):
             reasons = check_against_prediction(
                 event.evaluation.forces, prediction.forces, prediction.predictive_force_std
             )
