@@ -270,6 +270,23 @@ def test_abinit_answers_for_its_own_geometry_first(dispatch, recipe):
     assert labels[1].evaluation.energy > labels[2].evaluation.energy
 
 
+def test_two_dft_codes_differ_in_their_energies_and_hardly_in_forces(dispatch, recipe):
+    """One crystal in the local density approximation, with two sets of pseudopotentials."""
+    answers = []
+    for code in ("pw.x", "ABINIT"):
+        one = recipe(code)
+        dispatcher = dispatch(**one.options)
+        one.start()
+        dispatcher.server.submit(LabelRequest(1, one.displaced(1)))
+        answers.append(labels_of(dispatcher, 1)[1].evaluation)
+        dispatcher.server.close()
+    energies = [answer.energy / 8 for answer in answers]
+    assert abs(energies[0] - energies[1]) == pytest.approx(13, abs=0.5)
+    difference = np.sqrt(np.mean((answers[0].forces - answers[1].forces) ** 2))
+    relative = difference / np.sqrt(np.mean(answers[0].forces ** 2))
+    assert 0.005 < relative < 0.03
+
+
 # LAMMPS, compared with potentials that are not its own
 
 
