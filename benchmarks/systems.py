@@ -56,6 +56,10 @@ def tin_selenide() -> Atoms:
     return Atoms(symbols, scaled_positions=positions, cell=[11.50, 4.15, 4.44], pbc=True)
 
 
+SILICON_64 = System("Si 64 [5.0, 4.0, 3.5]", silicon(), {2: 5.0, 3: 4.0, 4: 3.5},
+                    2 * CONVENTIONAL)  # fmt: skip
+SILICON_FOURTH = System("Si 64, order 4 alone, 3.5", silicon(), {4: 3.5},
+                        2 * CONVENTIONAL)  # fmt: skip
 SILICON_216 = System("Si 216 [6.0, 4.5, 3.5]", silicon(), {2: 6.0, 3: 4.5, 4: 3.5},
                      3 * CONVENTIONAL)  # fmt: skip
 ARSENIDE_216 = System("BAs 216 [6.0, 4.5, 3.5]", boron_arsenide(), {2: 6.0, 3: 4.5, 4: 3.5},

@@ -1,0 +1,58 @@
+"""How the benchmarks measure and print; one thread per process unless a row says otherwise."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Median CPU time of each work, seconds, taken in turns after one that is not counted.
+
+    CPU time of this process, so that other users of the machine count less.
+    """
+    for work in works:
+        work()
+    times = [[cpu_time(work) for work in works] for _ in range(repeats)]
+    return [float(median) for median in np.median(times, axis=0)]
+
+
+def cpu_time(work: Callable[[], object]) -> float:
+    """CPU time of one call in this process, seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def wall_time(work: Callable[[], object]) -> float:
+    """Elapsed time of one call, seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_memory() -> float:
+    """Largest memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_process(script: str, *arguments: str) -> dict[str, float]:
+    """Run a script of this folder in a process of its own; its last line is a JSON object."""
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def row(what: str, ours: float, peer: float | None, name: str, memory: str = "") -> None:
+    """Print one line of the table; times in seconds."""
+    other = f"{peer * 1e3:10.1f} ms {peer / ours:7.2f}x" if peer else " " * 21
+    print(f"{what:<58s} {ours * 1e3:10.3f} ms {other}  {memory:<18s} {name}", flush=True)
