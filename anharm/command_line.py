@@ -137,6 +137,7 @@ def client(run_file: Path, trajectory: str) -> None:
         maximum_displacement=configuration.crystal.maximum_displacement,
         connection_limit=configuration.run.connection_limit,
         keys=configuration.run.keys,
+        threads=configuration.run.threads,
     )
 
 

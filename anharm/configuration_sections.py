@@ -340,6 +340,7 @@ class RunSection(Section):
         default=60.0, gt=0, le=1e8, description="a time in seconds above 0"
     )
     stop_when_converged: bool = Field(default=False, description="true or false")
+    threads: int = Field(default=1, ge=1, le=1024, description="a number of threads from 1 to 1024")
 
     @field_validator("broker")
     @classmethod

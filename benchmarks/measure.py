@@ -11,16 +11,27 @@ from collections.abc import Callable
 
 import numpy as np
 
+TURN_SECONDS = 0.02
+
 
 def interleaved(works: list[Callable[[], object]], repeats: int) -> list[float]:
     """Median CPU time of each work, seconds, taken in turns after one that is not counted.
 
-    CPU time of this process, so that other users of the machine count less.
+    CPU time of this process, so that other users of the machine count less. A turn repeats what
+    is short, after a call of its own that is not counted, as the steps of a simulation do.
     """
+    counts = []
     for work in works:
         work()
-    times = [[cpu_time(work) for work in works] for _ in range(repeats)]
-    return [float(median) for median in np.median(times, axis=0)]
+        counts.append(max(int(TURN_SECONDS / max(cpu_time(work), 1e-6)), 1))
+
+    def turn(work: Callable[[], object], count: int) -> float:
+        if count > 1:
+            work()
+        return cpu_time(lambda: [work() for _ in range(count)]) / count
+
+    turns = [[turn(*one) for one in zip(works, counts, strict=True)] for _ in range(repeats)]
+    return [float(median) for median in np.median(turns, axis=0)]
 
 
 def cpu_time(work: Callable[[], object]) -> float:

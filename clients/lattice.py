@@ -8,17 +8,19 @@ import socket
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from anharm.clients.broker_link import BrokerLink, RunEnded
 from anharm.errors import AnharmError, RunFailed
 from anharm.model import ForceField, Supercell
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.force_field import Prediction
 from anharm.model.sites import SiteAssignment, assign_sites
 from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
 from anharm.wire.channel import PeerClosed
 from anharm.wire.driver_client import serve
-from anharm.wire.driver_protocol import Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
 from anharm.wire.messages import (
     ConfigurationSent,
     Message,
@@ -43,10 +45,16 @@ class LatticeClient:
         Supercell of the run.
     maximum_displacement : float, optional
         Atoms further than this from their site are an error, Angstrom.
+    threads : int
+        How many threads evaluate the model.
     """
 
     def __init__(
-        self, link: BrokerLink, supercell_matrix: IntArray, maximum_displacement: float | None
+        self,
+        link: BrokerLink,
+        supercell_matrix: IntArray,
+        maximum_displacement: float | None,
+        threads: int = 1,
     ) -> None:
         self._link = link
         self._maximum_displacement = maximum_displacement
@@ -57,7 +65,9 @@ class LatticeClient:
             raise RunFailed(f"the broker began with a {type(first).__name__}, not with a model")
         model = model_from_bytes(first.content, "the broker's model")
         self._version = first.version
-        self._force_field = ForceField(model, Supercell(model.expansion.crystal, supercell_matrix))
+        self._force_field = ForceField(
+            model, Supercell(model.expansion.crystal, supercell_matrix), threads
+        )
         self._warm_up()
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
@@ -68,48 +78,57 @@ class LatticeClient:
         AnharmError
             If an atom left its site, the cell is strained too far, or the run ends.
         """
-        deformation = self._force_field.deformation(configuration.cell)
+        return self._evaluate(configuration.cell, configuration.positions[None])[0]
+
+    def evaluate_batch(self, batch: Batch) -> list[Evaluation]:
+        """The same for the configurations of a batch; those of one cell are evaluated together.
+
+        A new model that comes in between answers for all of them.
+        """
+        if (batch.cells == batch.cells[0]).all():
+            return self._evaluate(batch.cells[0], batch.positions)
+        return [self.evaluate(configuration) for configuration in batch.configurations]
+
+    def _evaluate(self, cell: FloatArray, positions: FloatArray) -> list[Evaluation]:
+        """(n_configurations, n_atoms, 3) positions in one cell; one observation for each."""
+        deformation = self._force_field.deformation(cell)
         if self._assignment is None:
             self._assignment = assign_sites(
                 self._force_field.supercell,
-                configuration.positions,
+                positions[0],
                 None,
                 self._maximum_displacement,
                 deformation,
             )
-        self._sequence += 1
-        displacements = self._assignment.displacements(configuration.positions, deformation)[None]
-        digest = digest_of(configuration.cell, configuration.positions)
-        while True:
-            evaluation, observation = self._predict(displacements, deformation, digest)
-            reply = self._link.ask(observation)
-            if isinstance(reply, SendConfiguration):
-                reply = self._link.ask(
-                    ConfigurationSent.of(
-                        self._link.name,
-                        self._sequence,
-                        configuration.cell,
-                        configuration.positions,
+        displacements = self._assignment.displacements(positions, deformation)
+        result = self._predict(displacements, deformation)
+        for index in range(len(positions)):
+            self._sequence += 1
+            digest = digest_of(cell, positions[index])
+            while True:
+                reply = self._link.ask(self._observation(result, index, digest))
+                if isinstance(reply, SendConfiguration):
+                    reply = self._link.ask(
+                        ConfigurationSent.of(
+                            self._link.name, self._sequence, cell, positions[index]
+                        )
                     )
-                )
-            if isinstance(reply, Proceed):
-                return evaluation
-            self._take_model(reply)
+                if isinstance(reply, Proceed):
+                    break
+                self._take_model(reply)
+                result = self._predict(displacements, deformation)
+        return [self._evaluation(result, index) for index in range(len(positions))]
 
-    def _predict(
-        self, displacements: FloatArray, deformation: FloatArray | None, digest: bytes
-    ) -> tuple[Evaluation, Observation]:
+    def _predict(self, displacements: FloatArray, deformation: FloatArray | None) -> Prediction:
         """In a strained cell, the errors are those of the displacements in the reference cell."""
-        assert self._assignment is not None
         if deformation is None:
-            result = self._force_field.predict(displacements, exact_errors=False)
-        else:
-            result = self._force_field.predict_strained(
-                deformation, displacements, exact_errors=False
-            )
-        assert result.virials is not None and result.force_std is not None
-        std = result.force_std
-        observation = Observation(
+            return self._force_field.predict(displacements, exact_errors=False)
+        return self._force_field.predict_strained(deformation, displacements, exact_errors=False)
+
+    def _observation(self, result: Prediction, index: int, digest: bytes) -> Observation:
+        assert result.force_std is not None
+        std = result.force_std[index]
+        return Observation(
             client=self._link.name,
             sequence=self._sequence,
             configuration=digest,
@@ -117,20 +136,24 @@ class LatticeClient:
             force_std_max=float(std.max()),
             force_std_mean=float(std.mean()),
             force_std_rms=float(np.sqrt(np.mean(std * std))),
-            energy=float(result.energies[0]),
+            energy=float(result.energies[index]),
         )
+
+    def _evaluation(self, result: Prediction, index: int) -> Evaluation:
+        assert self._assignment is not None
+        assert result.virials is not None and result.force_std is not None
+        std = result.force_std[index]
         extras = {
-            "force_std_max": observation.force_std_max,
-            "force_std_mean": observation.force_std_mean,
-            "model_version": observation.model_version,
+            "force_std_max": float(std.max()),
+            "force_std_mean": float(std.mean()),
+            "model_version": self._version,
         }
-        evaluation = Evaluation(
-            energy=observation.energy,
-            forces=self._assignment.to_user_order(result.forces[0]),
-            virial=result.virials[0],
+        return Evaluation(
+            energy=float(result.energies[index]),
+            forces=self._assignment.to_user_order(result.forces[index]),
+            virial=result.virials[index],
             extras=json.dumps(extras),
         )
-        return evaluation, observation
 
     def _take_model(self, message: Message) -> None:
         if not isinstance(message, NewModel):
@@ -154,6 +177,7 @@ def run_lattice_client(
     maximum_displacement: float | None = None,
     connection_limit: float = 60.0,
     keys: Path | None = None,
+    threads: int = 1,
 ) -> None:
     """Serve i-PI until it ends, with the broker's model.
 
@@ -173,6 +197,8 @@ def run_lattice_client(
         Deadline for i-PI to appear, and longest silence of the broker, seconds.
     keys : Path, optional
         Folder of keys, for a broker that wants them.
+    threads : int
+        How many threads evaluate the model; each works without further ones of its own.
 
     Raises
     ------
@@ -182,9 +208,10 @@ def run_lattice_client(
     link = BrokerLink(broker_endpoint, trajectory, connection_limit, keys)
     failure = "it was interrupted"
     try:
-        client = LatticeClient(link, supercell_matrix, maximum_displacement)
-        connection = connect(engine_address, connection_limit)
-        _serve_engine(connection, client, engine_address)
+        with threadpool_limits(1, user_api="blas"):
+            client = LatticeClient(link, supercell_matrix, maximum_displacement, threads)
+            connection = connect(engine_address, connection_limit)
+            _serve_engine(connection, client, engine_address)
         failure = ""
     except RunEnded as ending:
         failure = ""
@@ -201,7 +228,7 @@ def _serve_engine(
 ) -> None:
     """Serve i-PI until it says EXIT; to end in any other way is no good end."""
     try:
-        if serve(connection, client.evaluate) == "exit":
+        if serve(connection, client.evaluate, evaluate_batch=client.evaluate_batch) == "exit":
             return
     except PeerClosed as error:
         logger.info("%s", error)

@@ -1,0 +1,112 @@
+"""Beads that come in one message are evaluated together and observed one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from anharm.clients.lattice import LatticeClient
+from anharm.model import BayesianModel, Crystal, ForceField, Supercell, build_expansion
+from anharm.model.regression import Posterior
+from anharm.model.storage import model_to_bytes
+from anharm.wire.driver_protocol import Batch, Configuration
+from anharm.wire.messages import (
+    ConfigurationSent,
+    Message,
+    NewModel,
+    Observation,
+    Proceed,
+    SendConfiguration,
+)
+
+MATRIX = 2 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
+
+
+def model(seed: int) -> BayesianModel:
+    crystal = Crystal.from_atoms(bulk("Si", "diamond", a=5.43))
+    expansion = build_expansion(crystal, {2: 3.0, 3: 3.0})
+    random, n = np.random.default_rng(seed), expansion.n_parameters
+    factor = np.triu(random.standard_normal((n, n)))
+    posterior = Posterior(random.standard_normal(n), factor, {}, 1.0, {}, 0.0, 1, 1)
+    return BayesianModel(expansion, posterior)
+
+
+class Script:
+    """The broker's side of the conversation: a new model in answer to one observation."""
+
+    name = "script"
+
+    def __init__(self, relabelled: int = -1) -> None:
+        self.heard: list[Message] = []
+        self.relabelled = relabelled
+
+    def join(self) -> Message:
+        return NewModel(1, model_to_bytes(model(1)))
+
+    def ask(self, message: Message) -> Message:
+        self.heard.append(message)
+        if isinstance(message, ConfigurationSent):
+            return NewModel(2, model_to_bytes(model(2)))
+        assert isinstance(message, Observation)
+        if message.sequence == self.relabelled and message.model_version == 1:
+            return SendConfiguration(message.sequence)
+        return Proceed(message.sequence)
+
+
+def beads(count: int) -> tuple[Supercell, np.ndarray]:
+    supercell = Supercell(model(1).expansion.crystal, MATRIX)
+    random = np.random.default_rng(3)
+    return supercell, supercell.positions + random.normal(0, 0.05, (count, supercell.n_atoms, 3))
+
+
+@pytest.mark.parametrize("strain", [0.0, 0.01])
+@pytest.mark.parametrize("one_cell", [True, False])
+def test_a_batch_gives_what_its_configurations_give_alone(strain: float, one_cell: bool) -> None:
+    supercell, positions = beads(5)
+    cells = np.repeat(supercell.lattice[None] * (1 + strain), 5, axis=0)
+    positions = positions * (1 + strain)
+    if not one_cell:
+        cells[3] *= 1.001
+        positions[3] *= 1.001
+    together, alone = LatticeClient(Script(), MATRIX, None), LatticeClient(Script(), MATRIX, None)
+    batch = together.evaluate_batch(Batch(cells, positions, 8))
+    assert len(batch) == 5
+    for index, found in enumerate(batch):
+        expected = alone.evaluate(Configuration(cells[index], positions[index]))
+        assert found.energy == pytest.approx(expected.energy, rel=1e-12)
+        np.testing.assert_allclose(found.forces, expected.forces, atol=1e-11)
+        np.testing.assert_allclose(found.virial, expected.virial, atol=1e-10)
+
+
+def test_every_bead_is_observed_once_and_padding_never() -> None:
+    supercell, positions = beads(3)
+    script = Script()
+    client = LatticeClient(script, MATRIX, None)
+    cells = np.repeat(supercell.lattice[None], 3, axis=0)
+    client.evaluate_batch(Batch(cells, positions, 8))
+    client.evaluate_batch(Batch(cells, positions, 3))
+    assert [message.sequence for message in script.heard] == list(range(6))
+
+
+def test_a_model_learnt_in_the_middle_of_a_batch_answers_for_all_of_it() -> None:
+    supercell, positions = beads(4)
+    script = Script(relabelled=2)
+    client = LatticeClient(script, MATRIX, None)
+    cells = np.repeat(supercell.lattice[None], 4, axis=0)
+    found = client.evaluate_batch(Batch(cells, positions, 4))
+    seen = [(type(m).__name__, m.sequence) for m in script.heard]
+    assert seen == [
+        *(("Observation", n) for n in (0, 1, 2)),
+        ("ConfigurationSent", 2),
+        ("Observation", 2),
+        ("Observation", 3),
+    ]
+    sent = script.heard[3]
+    assert isinstance(sent, ConfigurationSent)
+    displacements = positions - supercell.positions
+    displacements -= displacements.mean(axis=1, keepdims=True)
+    expected = ForceField(model(2), supercell).predict(displacements)
+    for index, evaluation in enumerate(found):
+        assert evaluation.energy == pytest.approx(expected.energies[index], rel=1e-10)
+        assert '"model_version": 2' in evaluation.extras
