@@ -115,25 +115,23 @@ def broker(run_file: Path, resume: bool) -> None:
 
 @cli.command()
 @RUN_FILE
-@click.option("--trajectory", default="trajectory", show_default=True, help="Name of this MD run.")
-def client(run_file: Path, trajectory: str) -> None:
+@click.option("--trajectory", help="Name of this MD run, needed if there are several.")
+def client(run_file: Path, trajectory: str | None) -> None:
     """Run a lattice client alone: it serves i-PI with the broker's model."""
     import numpy as np
 
     from anharm.clients.lattice import run_lattice_client
     from anharm.configuration import load_configuration
-    from anharm.server.engine_input import read_engine_input
+    from anharm.server.engine_runs import address_of, read_engine_runs
     from anharm.wire.addresses import parse_address
 
     configuration = load_configuration(run_file)
-    configuration.require("engine")
-    assert configuration.engine is not None
-    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    name, address = address_of(read_engine_runs(configuration), trajectory)
     run_lattice_client(
-        parse_address(engine.address),
+        parse_address(address),
         configuration.run.broker_endpoint,
         np.array(configuration.crystal.supercell),
-        trajectory=trajectory,
+        trajectory=name,
         maximum_displacement=configuration.crystal.maximum_displacement,
         connection_limit=configuration.run.connection_limit,
         keys=configuration.run.keys,
@@ -160,12 +158,12 @@ def reference(run_file: Path) -> None:
     from anharm.clients.reference import run_reference_client
     from anharm.configuration import load_configuration
     from anharm.errors import ConfigurationError
-    from anharm.server.engine_input import read_engine_input
+    from anharm.server.engine_runs import read_engine_runs
     from anharm.wire.addresses import parse_address
 
     configuration = load_configuration(run_file)
     configuration.require("engine", "reference")
-    assert configuration.engine is not None and configuration.reference is not None
+    assert configuration.reference is not None
     section = configuration.reference
     if section.calculator is None:
         raise ConfigurationError(
@@ -173,7 +171,7 @@ def reference(run_file: Path) -> None:
             'one, for example name = "tersoff-silicon", or start your own code with address '
             f"{section.address}"
         )
-    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    engine = read_engine_runs(configuration)[0].engine
     run_reference_client(
         parse_address(section.address),
         engine.structure,

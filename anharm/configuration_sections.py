@@ -22,6 +22,8 @@ from anharm.configuration_values import (
     ExistingFile,
     ExistingFiles,
     KeyFolder,
+    OneOrMoreFiles,
+    OneOrMoreNames,
     OutputFiles,
     Patterns,
     ReferenceAddress,
@@ -101,11 +103,16 @@ class ExpansionSection(Section):
 class EngineSection(Section):
     """i-PI and the user's own input for it."""
 
-    input: ExistingFile = Field(
-        description="the path of the i-PI input file (XML)", examples=['"input.xml"']
+    input: OneOrMoreFiles = Field(
+        description="the path of the i-PI input file (XML), or a list of such paths",
+        examples=['"input.xml"'],
     )
-    forcefield: str | None = Field(
-        default=None, min_length=1, description="the name of the <ffsocket> that anharm serves"
+    forcefield: OneOrMoreNames | None = Field(
+        default=None,
+        description="the name of the <ffsocket> that anharm serves, or a list of such names",
+    )
+    clients: int = Field(
+        default=1, ge=1, le=1000, description="a number of lattice clients from 1 to 1000"
     )
     command: CommandLine = Field(default="anharm i-pi", description="the command that starts i-PI")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 IntegerMatrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
@@ -190,6 +190,14 @@ def _normalise_cutoffs(value: object) -> CutoffTable:
 AbsolutePath = Annotated[Path, BeforeValidator(_resolve)]
 ExistingFile = Annotated[AbsolutePath, AfterValidator(_require_file)]
 KeyFolder = Annotated[AbsolutePath, AfterValidator(_require_folder)]
+OneOrMoreFiles = Annotated[
+    tuple[ExistingFile, ...], Field(min_length=1), BeforeValidator(_one_or_more)
+]
+OneOrMoreNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(min_length=1),
+    BeforeValidator(_one_or_more),
+]
 ExistingFiles = Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)]
 OutputFiles = Annotated[tuple[AbsolutePath, ...], BeforeValidator(_one_or_more)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]

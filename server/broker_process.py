@@ -10,15 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
 import zmq
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
-from anharm.model.sites import assign_sites
 from anharm.server.broker import Broker, Reply
 from anharm.server.broker_socket import broker_socket
-from anharm.server.engine_input import EngineInput, read_engine_input
+from anharm.server.engine_runs import ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.labelling import (
     AttemptFailed,
@@ -67,13 +65,14 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
         With the reason why the run cannot start or go on.
     """
     configuration.require("engine", "reference")
-    assert configuration.engine is not None
-    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    engines = read_engine_runs(configuration)
     system = build_system(configuration)
     directory = configuration.run.directory
-    ideal = ideal_configuration(engine, system)
+    ideal = ideal_configuration(engines, system)
     with open_record(configuration, ideal, directory, resume) as record:
-        record.set_metadata({"symbols": " ".join(engine.structure.get_chemical_symbols())})
+        record.set_metadata(
+            {"symbols": " ".join(engines[0].engine.structure.get_chemical_symbols())}
+        )
         _BrokerProcess(configuration, ideal, system, record).run()
 
 
@@ -127,15 +126,6 @@ def essential_settings(configuration: RunConfiguration, ideal: Configuration) ->
 def _then_and_now(then: str, now: str) -> str:
     """Both values, where they are settings and not files or hashes."""
     return f" (then {then}, now {now})" if then.startswith(("(", "{", "True", "False")) else ""
-
-
-def ideal_configuration(engine: EngineInput, system: System) -> Configuration:
-    """The ideal supercell with its atoms in the order of the i-PI input."""
-    atoms = engine.structure
-    assignment = assign_sites(system.supercell, atoms.positions, np.array(atoms.numbers))
-    return Configuration(
-        np.array(atoms.cell[:]), system.supercell.positions[assignment.sites].copy()
-    )
 
 
 def output_files(configuration: RunConfiguration) -> tuple[Path, ...]:

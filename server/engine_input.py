@@ -44,8 +44,9 @@ class EngineInput:
     temperature : float or None
         K; None if the ensemble has none.
     number_of_beads, number_of_systems : int
+        Of the systems that use the socket.
     structure : ase.Atoms
-        The first system's initial structure (Angstrom), in the user's order of atoms.
+        Their first one's initial structure (Angstrom), in the user's order of atoms.
     output_prefix : str
     files : tuple of Path
         Files that the input names, relative to its folder, to be copied with it.
@@ -96,8 +97,8 @@ def read_engine_input(path: str | Path, forcefield: str | None = None) -> Engine
     root = _parse(path)
     systems = _systems(path, root)
     socket = _choose_socket(path, root, forcefield)
-    _check_forces(path, root, systems, socket)
-    first = systems[0]
+    served = _served(path, root, systems, socket)
+    first = served[0]
     initialize = first.find("initialize")
     counted = initialize if initialize is not None else first.find("beads")
     return EngineInput(
@@ -109,8 +110,8 @@ def read_engine_input(path: str | Path, forcefield: str | None = None) -> Engine
         timestep=_quantity(path, first, ".//dynamics/timestep", "time", "femtosecond"),
         temperature=_quantity(path, first, "ensemble/temperature", "temperature", "kelvin"),
         number_of_beads=_positive(path, counted, "nbeads"),
-        number_of_systems=len(systems),
-        structure=initial_structure(path, first),
+        number_of_systems=len(served),
+        structure=_common_structure(path, served),
         output_prefix=_output(root).get("prefix", "i-pi"),
         files=_referenced_files(path, root),
         checkpoint_stride=_checkpoint_stride(path, root),
@@ -199,8 +200,8 @@ def _name(forcefield: Element) -> str:
     return forcefield.get("name", "").strip()
 
 
-def _check_forces(path: Path, root: Element, systems: list[Element], socket: Element) -> None:
-    """Check that every <force> names a force field, and that one of them is ours."""
+def _served(path: Path, root: Element, systems: list[Element], socket: Element) -> list[Element]:
+    """Check that every <force> names a force field, and return the systems that use ours."""
     serving = {_name(element): element for element in root if element.tag.startswith("ff")}
     used = [
         force.get("forcefield", "").strip()
@@ -213,11 +214,33 @@ def _check_forces(path: Path, root: Element, systems: list[Element], socket: Ele
                 f"{path}: <force forcefield='{name}'/> refers to no force field; present: "
                 f"{', '.join(serving) or 'none'}"
             )
-    if not any(socket in serving[name].iter() for name in used):
+    ours = {name for name in used if socket in serving[name].iter()}
+    if not ours:
         raise ConfigurationError(
             f"{path}: no <force> of a <system> uses the <ffsocket name='{_name(socket)}'>, so "
             f"nothing would be trained; add <force forcefield='{_name(socket)}'/>"
         )
+    return [
+        system
+        for system in systems
+        if any(
+            force.get("forcefield", "").strip() in ours for force in system.iterfind("forces/force")
+        )
+    ]
+
+
+def _common_structure(path: Path, systems: list[Element]) -> ase.Atoms:
+    """Return the first system's initial structure; the others must have the same atoms."""
+    first = initial_structure(path, systems[0])
+    for number, system in enumerate(systems[1:], start=2):
+        other = initial_structure(path, system)
+        if other.get_chemical_symbols() != first.get_chemical_symbols():
+            raise ConfigurationError(
+                f"{path}: system {number} has {other.get_chemical_formula()}, in that order of "
+                f"atoms, and the first one {first.get_chemical_formula()}: systems that share "
+                "an <ffsocket> must be the same supercell with the same order of atoms"
+            )
+    return first
 
 
 def _address(path: Path, root: Element, socket: Element) -> str:

@@ -81,6 +81,7 @@ def _property_files(directory: Path, engine_input: str) -> list[Path]:
         root = ElementTree.parse(directory / engine_input).getroot()
     except ElementTree.ParseError:
         return []  # i-PI itself has said what is wrong with it
+    directory = (directory / engine_input).parent  # of several i-PI, the folder of the first
     output = root.find("output")
     if output is None:
         return sorted(directory.glob("i-pi.md"))

@@ -114,7 +114,10 @@ def _reachability(configuration: RunConfiguration) -> dict[str, str]:
         "executables": ", ".join(dict.fromkeys(commands)),
     }
     for name, text in {
-        "i-PI": preparation.engine.address,
+        **{
+            f"i-PI ({t.name})" if len(preparation.trajectories) > 1 else "i-PI": t.address
+            for t in preparation.trajectories
+        },
         "reference": configuration.reference.address,
         "broker": configuration.run.broker_endpoint.replace("ipc://", "unix:"),
     }.items():

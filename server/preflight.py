@@ -16,12 +16,17 @@ from anharm.configuration import RunConfiguration
 from anharm.configuration_values import is_local
 from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.engine_consistency import check_consistency, read_dft_input
-from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.server.engine_restart import (
     RESUMED_INPUT,
     newest_checkpoint,
     with_total_steps,
     without_total_steps,
+)
+from anharm.server.engine_runs import (
+    EngineRun,
+    Trajectory,
+    ideal_configuration,
+    read_engine_runs,
 )
 from anharm.server.labelling import REMOTE_WARNING
 from anharm.server.learner import System, build_system
@@ -38,7 +43,7 @@ class Preparation:
     """All that a run needs, found to be consistent."""
 
     configuration: RunConfiguration
-    engine: EngineInput
+    engines: tuple[EngineRun, ...]
     system: System
     engine_command: tuple[str, ...]
     reference_commands: tuple[tuple[str, ...], ...]
@@ -61,6 +66,11 @@ class Preparation:
             return resolve_command("i-pi", "engine.command")[0]
         return self.engine_command[0]
 
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """Those of all i-PI runs."""
+        return [trajectory for run in self.engines for trajectory in run.trajectories]
+
 
 def prepare(configuration: RunConfiguration) -> Preparation:
     """Read every input and compare them.
@@ -72,7 +82,7 @@ def prepare(configuration: RunConfiguration) -> Preparation:
     """
     configuration.require("engine", "reference")
     assert configuration.engine is not None and configuration.reference is not None
-    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    engines = read_engine_runs(configuration)
     system = build_system(configuration, "run")
     reference = configuration.reference
     if not is_local(reference.address):
@@ -80,10 +90,12 @@ def prepare(configuration: RunConfiguration) -> Preparation:
     dft = None
     if reference.input is not None:
         dft = read_dft_input(reference.input, reference.input_format)
-    check_consistency(engine, system.supercell.to_atoms(), dft)
+    for run in engines:
+        check_consistency(run.engine, system.supercell.to_atoms(), dft)
+    ideal_configuration(engines, system)
     preparation = Preparation(
         configuration,
-        engine,
+        engines,
         system,
         resolve_command(configuration.engine.command, "engine.command"),
         _reference_commands(configuration),
@@ -141,7 +153,12 @@ def check_sockets_free(preparation: Preparation) -> None:
     configuration = preparation.configuration
     assert configuration.reference is not None
     addresses = {
-        f"i-PI's <ffsocket> in {preparation.engine.path}": preparation.engine.address,
+        **{
+            f"i-PI's <ffsocket> in {run.engine.path}"
+            + (f" for {t.name}" if len(run.trajectories) > 1 else ""): t.address
+            for run in preparation.engines
+            for t in run.trajectories
+        },
         "reference.address": configuration.reference.address,
         "run.broker": configuration.run.broker_endpoint.replace("ipc://", "unix:"),
     }
@@ -159,9 +176,10 @@ def check_sockets_free(preparation: Preparation) -> None:
                 f"{what}: somebody listens at {address} already, perhaps another run; stop that "
                 "process, or choose another address"
             )
-    engine_address = parse_address(preparation.engine.address)
-    if engine_address.kind == "unix" and Path(engine_address.path).is_socket():
-        Path(engine_address.path).unlink()  # left behind by an i-PI that was killed
+    for trajectory in preparation.trajectories:
+        address = parse_address(trajectory.address)
+        if address.kind == "unix" and Path(address.path).is_socket():
+            Path(address.path).unlink()  # left behind by an i-PI that was killed
 
 
 def is_in_use(address: SocketAddress) -> bool:
@@ -181,14 +199,19 @@ def is_in_use(address: SocketAddress) -> bool:
         return True
 
 
-def prepare_directory(preparation: Preparation, resume: bool) -> Path:
-    """Make the run directory and give i-PI its input there; returns what i-PI is to read.
+def prepare_directory(preparation: Preparation, resume: bool) -> dict[str, Path]:
+    """Make the run directory and give every i-PI its input in its folder there.
+
+    Returns
+    -------
+    dict of Path
+        What each i-PI is to read, by its name; those that have made all their steps are left out.
 
     Raises
     ------
     ConfigurationError
-        If a run is there already and shall not be resumed, or the other way round, or the i-PI
-        input has changed, or all its steps are made.
+        If a run is there already and shall not be resumed, or the other way round, or an i-PI
+        input has changed, or all steps are made.
     RunFailed
         If the directory cannot be written.
     """
@@ -203,24 +226,59 @@ def prepare_directory(preparation: Preparation, resume: bool) -> Path:
         raise ConfigurationError(
             f"{directory} holds no run to resume; leave out --resume to begin one"
         )
-    source = preparation.engine.path
-    copy = directory / source.name
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        if resume and copy.exists():
-            _check_unchanged(source, copy, directory)
+        if resume:
+            _check_layout(preparation)
             _compare_reference(preparation.configuration)
-            return _where_to_continue(preparation, copy)
-        for name in (Path(source.name), *preparation.engine.files):
-            target = directory / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.parent / name, target)
+        inputs = {run.name: _prepare_engine(run, directory, resume) for run in preparation.engines}
     except OSError as error:
         raise RunFailed(
             f"the run directory {directory} cannot be written: {error.strerror}; choose another "
             "run.directory, or make it yours"
         ) from error
+    found = {name: path for name, path in inputs.items() if path is not None}
+    if not found:
+        _refuse_complete(preparation)
+    return found
+
+
+def _check_layout(preparation: Preparation) -> None:
+    """One i-PI runs in the run directory itself, several in folders there."""
+    directory = preparation.configuration.run.directory
+    for run in preparation.engines:
+        source = run.engine.path
+        other = directory / ("" if run.name else source.stem) / source.name
+        if other.exists() and not (run.folder(directory) / source.name).exists():
+            raise ConfigurationError(
+                f"the run in {directory} began with {'one i-PI input' if run.name else 'several'}"
+                f" (its copy is {other}), and engine.input lists "
+                f"{'several' if run.name else 'one'} now: a resumed run goes on as it began, so "
+                "restore engine.input, or use another run.directory"
+            )
+
+
+def _prepare_engine(run: EngineRun, directory: Path, resume: bool) -> Path | None:
+    """What one i-PI is to read; None if it has made all its steps."""
+    source, folder = run.engine.path, run.folder(directory)
+    copy = folder / source.name
+    if resume and copy.exists():
+        _check_unchanged(source, copy, directory)
+        return _where_to_continue(run, copy)
+    for name in (Path(source.name), *run.engine.files):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.parent / name, target)
     return copy
+
+
+def _refuse_complete(preparation: Preparation) -> None:
+    engine = preparation.engines[0].engine
+    paths = " or ".join(str(run.engine.path) for run in preparation.engines)
+    raise ConfigurationError(
+        f"the run in {preparation.configuration.run.directory} has made all its "
+        f"{engine.total_steps} steps; to go on, raise <total_steps> in {paths} and resume again"
+    )
 
 
 def _check_unchanged(source: Path, copy: Path, directory: Path) -> None:
@@ -249,18 +307,15 @@ def _compare_reference(configuration: RunConfiguration) -> None:
         )
 
 
-def _where_to_continue(preparation: Preparation, copy: Path) -> Path:
+def _where_to_continue(run: EngineRun, copy: Path) -> Path | None:
     """What i-PI is to read in a resumed run: its newest checkpoint, or its input again."""
-    total = preparation.engine.total_steps
+    total = run.engine.total_steps
     checkpoint = newest_checkpoint(copy.parent, copy)
     if checkpoint is None:
-        shutil.copyfile(preparation.engine.path, copy)
+        shutil.copyfile(run.engine.path, copy)
         return copy
     if checkpoint.step >= total:
-        raise ConfigurationError(
-            f"the run in {copy.parent} has made all its {total} steps; to go on, raise "
-            f"<total_steps> in {preparation.engine.path} and resume again"
-        )
+        return None
     resumed = copy.parent / RESUMED_INPUT
     resumed.write_text(with_total_steps(checkpoint.path.read_text(), total))
     return resumed

@@ -61,7 +61,7 @@ def run_settings(directory: Path, metadata: Mapping[str, str]) -> RunSettings:
     return RunSettings(
         training=training,
         maximum_displacement=table.get("crystal", {}).get("maximum_displacement"),
-        engine_input=Path(table.get("engine", {}).get("input", "")).name,
+        engine_input=_engine_input(table.get("engine", {}).get("input", "")),
         synchronous=table.get("run", {}).get("mode", "synchronous") == "synchronous",
         text=text,
     )
@@ -109,3 +109,10 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _engine_input(entry: str | list[str]) -> str:
+    """The (first) input, relative to the run directory: several have a folder each there."""
+    if isinstance(entry, str):
+        return Path(entry).name
+    return str(Path(Path(entry[0]).stem if len(entry) > 1 else "") / Path(entry[0]).name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.engine_restart import newest_checkpoint
+from anharm.server.engine_runs import EngineRun
 from anharm.server.preflight import (
     REFERENCE_FOLDER,
     Preparation,
@@ -71,8 +72,8 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show, tell: T
     """
     preparation = prepare(configuration)
     check_sockets_free(preparation)
-    engine_input = prepare_directory(preparation, resume)
-    supervisor = _Supervisor(preparation, engine_input, resume, show, tell)
+    engine_inputs = prepare_directory(preparation, resume)
+    supervisor = _Supervisor(preparation, engine_inputs, resume, show, tell)
     is_interrupted = False
     try:
         supervisor.run()
@@ -99,7 +100,7 @@ class _Supervisor:
     def __init__(
         self,
         preparation: Preparation,
-        engine_input: Path,
+        engine_inputs: dict[str, Path],
         resume: bool,
         show: Show,
         tell: Tell,
@@ -107,14 +108,14 @@ class _Supervisor:
         self.preparation = preparation
         self.configuration = preparation.configuration
         self.directory = self.configuration.run.directory
-        self.engine_input = engine_input
+        self.engine_inputs = engine_inputs
         self.resume = resume
         self.show = show
         self.children: list[ManagedProcess] = []
         self.references: list[ManagedProcess] = []
         self.broker: ManagedProcess | None = None
-        self.client: ManagedProcess | None = None
-        self.engine: ManagedProcess | None = None
+        self.clients: list[ManagedProcess] = []
+        self.engines: list[ManagedProcess] = []
         self._is_over = False  # i-PI has ended, or the broker has ended the run
         reference = self.configuration.reference
         assert reference is not None
@@ -129,18 +130,31 @@ class _Supervisor:
         for number in range(1, len(self.preparation.reference_commands) + 1):
             prepare_reference_directory(self.preparation, number)
             self.references.append(self._start_reference(number))
-        self.client = self._start_client()
+        runs = [run for run in self.preparation.engines if run.name in self.engine_inputs]
+        for run in runs:
+            self._start_clients(run)
         self._await_first_model()
-        command = (*self.preparation.engine_command, self.engine_input.name)
-        self.engine = self._start("i-pi", command)
+        for run in runs:
+            command = (*self.preparation.engine_command, self.engine_inputs[run.name].name)
+            folder = run.folder(self.directory)
+            self.engines.append(self._start(run.label, command, folder))
         self._watch()
         self._check_complete()
 
     def _start_broker(self, resume: bool) -> ManagedProcess:
         return self._start("broker", self._own("broker", *(["--resume"] if resume else [])))
 
-    def _start_client(self) -> ManagedProcess:
-        return self._start("client", self._own("client"))
+    def _start_clients(self, run: EngineRun) -> None:
+        """The lattice clients of one i-PI, for each of its sockets."""
+        section = self.configuration.engine
+        assert section is not None
+        is_only = len(self.preparation.trajectories) == 1
+        for trajectory in run.trajectories:
+            words = () if is_only else ("--trajectory", trajectory.name)
+            name = "client" if is_only else f"client-{trajectory.name}"
+            for number in range(1, section.clients + 1):
+                label = name if section.clients == 1 else f"{name}-{number}"
+                self.clients.append(self._start(label, self._own("client", *words)))
 
     def _start_reference(self, number: int) -> ManagedProcess:
         command = self.preparation.reference_commands[number - 1]
@@ -156,7 +170,7 @@ class _Supervisor:
         self, name: str, command: tuple[str, ...], folder: Path | None = None
     ) -> ManagedProcess:
         environment = {"PATH": search_path(), "PYTHONUNBUFFERED": "1", **_ALLOW_MPI_AS_ROOT}
-        if name in ("broker", "client", "i-pi"):
+        if not name.startswith("reference-"):
             environment |= _ONE_THREAD
         log = self.directory / "logs" / f"{name}.log"
         with interruptions_deferred():
@@ -186,19 +200,22 @@ class _Supervisor:
 
     def _watch(self) -> None:
         """Until i-PI has ended, or the broker has ended the run."""
-        assert self.engine is not None and self.broker is not None and self.client is not None
-        while self.engine.is_running and (self.broker.is_running or self.broker.was_killed):
+        assert self.broker is not None
+        while any(engine.is_running for engine in self.engines) and (
+            self.broker.is_running or self.broker.was_killed
+        ):
             self._look()
             time.sleep(_LOOK_SECONDS)
         self._is_over = True
-        if self.engine.is_running:
+        if any(engine.is_running for engine in self.engines):
             self._check_broker()
-            self.engine.ask_to_end()  # training has converged: i-PI writes its RESTART
-            self.engine.wait(_END_SECONDS)
-        elif self.engine.exit_code != 0:
-            raise self._died(self.engine)
+            for engine in self.engines:
+                engine.ask_to_end()  # training has converged: i-PI writes its RESTART
+            wait_until_ended(self.engines, _END_SECONDS)
+        else:
+            self._check_engines()
         self._await_last_labels()
-        wait_until_ended([self.client, self.broker], _END_SECONDS)
+        wait_until_ended([*self.clients, self.broker], _END_SECONDS)
         self._check_broker()
 
     def _await_last_labels(self) -> None:
@@ -216,12 +233,14 @@ class _Supervisor:
         assert self.broker is not None
         if self.configuration.run.stop_when_converged:
             return
-        total = self.preparation.engine.total_steps
-        reached = newest_checkpoint(self.directory, self.preparation.engine.path)
-        if reached is not None and reached.step < total:
+        for run in self.preparation.engines:
+            total = run.engine.total_steps
+            reached = newest_checkpoint(run.folder(self.directory), run.engine.path)
+            if reached is None or reached.step >= total:
+                continue
             raise RunFailed(
-                f"i-PI ended after {reached.step} of {total} steps (stopped by a signal, a file "
-                "named EXIT, or its <total_time>); `anharm run "
+                f"{run.label if run.name else 'i-PI'} ended after {reached.step} of {total} "
+                "steps (stopped by a signal, a file named EXIT, or its <total_time>); `anharm run "
                 f"{self.configuration.path} --resume` continues"
             )
 
@@ -231,11 +250,9 @@ class _Supervisor:
         if status is not None:
             self.show(status)
             self._look_after_references(status)
-        if self.engine is not None and self.engine.exit_code not in (None, 0):
-            self._check_broker()
-            raise self._died(self.engine)
+        self._check_engines()
         self._look_after_broker()
-        self._look_after_client()
+        self._look_after_clients()
         return status
 
     def _look_after_broker(self) -> None:
@@ -249,20 +266,22 @@ class _Supervisor:
             self.broker = again
         self._check_broker()
 
-    def _look_after_client(self) -> None:
-        """Start a lattice client that was killed again, for an i-PI that survives this."""
-        if self.client is None or self.client.exit_code in (None, 0):
-            return
+    def _look_after_clients(self) -> None:
+        """Start lattice clients that were killed again, for an i-PI that survives this."""
         assert self.broker is not None
-        again: ManagedProcess | None = None
-        if not self.client.was_killed:  # it has told the broker why, which ends the run
-            self.broker.wait(_LAST_WORD_SECONDS)
-        elif self.preparation.survives_clients:
-            again = self._restarts.revive(self.client, self._start_client)
-        if again is None:
-            self._check_broker()
-            raise self._died(self.client)
-        self.client = again
+        for index, client in enumerate(self.clients):
+            if client.exit_code in (None, 0):
+                continue
+            again: ManagedProcess | None = None
+            if not client.was_killed:  # it has told the broker why, which ends the run
+                self.broker.wait(_LAST_WORD_SECONDS)
+            elif self.preparation.survives_clients:
+                start = partial(self._start, client.name, client.command)
+                again = self._restarts.revive(client, start)
+            if again is None:
+                self._check_broker()
+                raise self._died(client)
+            self.clients[index] = again
 
     def _look_after_references(self, status: Status) -> None:
         """Start reference clients that ended again, while there is a broker to serve."""
@@ -276,6 +295,12 @@ class _Supervisor:
         if self.references and all(is_given_up) and status.pending:
             self._check_broker()
             raise self._died(self.references[0])
+
+    def _check_engines(self) -> None:
+        for engine in self.engines:
+            if engine.exit_code not in (None, 0):
+                self._check_broker()
+                raise self._died(engine)
 
     def _check_broker(self) -> None:
         """The broker knows best why a run failed."""
@@ -324,9 +349,9 @@ class _Supervisor:
 
     def interrupt(self) -> None:
         """Let i-PI finish its step and write its RESTART, if no label keeps it waiting."""
-        if self.engine is not None:
-            self.engine.ask_to_end()
-            self.engine.wait(_LAST_STEP_SECONDS)
+        for engine in self.engines:
+            engine.ask_to_end()
+        wait_until_ended(self.engines, _LAST_STEP_SECONDS)
 
     def end_all(self) -> None:
         """End every child that is left; a second Ctrl-C does not keep it from that.

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 
 
 def set_beads(job, beads, name="input.xml"):
@@ -26,16 +27,19 @@ def test_two_lattice_clients_share_the_beads_of_one_trajectory(job):
         ended = job.end(process, name)
         assert ended.code == 0, (name, ended.err)
 
-    # Every configuration is one step of the one trajectory, whichever client evaluated it.
+    # Every configuration is one step of the one trajectory, whichever client evaluated it. All
+    # beads begin at one place, and what a client that joins observes first may be taken for what
+    # the other one observed last.
     with job.record() as record:
         chunks = list(record.observations())
         decisions = [d for d in record.decisions() if d.verdict == "label"]
         states = record.trajectory_states()
         labels = list(record.labels())
     steps = np.concatenate([chunk.steps for chunk in chunks])
-    assert sorted(steps) == list(range(4 * 31))
+    assert len(steps) in (4 * 31 - 1, 4 * 31)
+    assert sorted(steps) == list(range(len(steps)))
     assert set(states) == {"trajectory"}
-    assert states["trajectory"]["steps"] == 4 * 31
+    assert states["trajectory"]["steps"] == len(steps)
     versions = np.concatenate([c.model_version for c in chunks])[np.argsort(steps)]
     assert len(decisions) >= 3
     assert len({d.step for d in decisions}) == len(decisions)
@@ -97,3 +101,86 @@ def test_labels_that_never_came_are_counted_in_the_summary(job):
     assert ended.code == 1
     assert "could not be computed" in ended.message and "1 s" in ended.message
     assert "labels pending           2, the first thing on --resume" in ended.out
+
+
+def second_input(job, name, temperature):
+    """Another i-PI input, with a socket, a seed and a temperature of its own."""
+    text = (job.folder / "input.xml").read_text()
+    address = f"anharm-silicon-{job.mark[:10]}"
+    assert address in text
+    text = text.replace(address, f"{address}-{name}").replace("31415", "27182")
+    (job.folder / f"{name}.xml").write_text(text.replace(" 300 ", f" {temperature} "))
+
+
+def test_two_ipi_runs_feed_one_model_and_keep_their_averages(job):
+    second_input(job, "cold", 50)
+    job.set_steps(60)
+    job.set_steps(90, name="cold.xml")
+    job.set(
+        engine__input=["input.xml", "cold.xml"],
+        training__audit_interval=15,
+        training__minimum_interval=5,
+    )
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    with job.record() as record:
+        states, models = record.trajectory_states(), record.models()
+        labels = list(record.labels())
+        decisions = [d for d in record.decisions() if d.verdict == "label"]
+        chunks = list(record.observations())
+    assert {name: state["steps"] for name, state in states.items()} == {"input": 61, "cold": 91}
+    for name, state in states.items():
+        steps = np.concatenate([c.steps for c in chunks if c.trajectory == name])
+        assert sorted(steps) == list(range(state["steps"]))
+    # Both took labels, which are in the one model.
+    assert {label.request.trajectory for label in labels} == {None, "input", "cold"}
+    assert len(models[-1].labels) == len(labels)
+    # The averages that the thresholds were made of are each trajectory's own.
+    mean = {n: np.concatenate([c.maximum for c in chunks if c.trajectory == n]) for n in states}
+    assert mean["cold"].mean() < 0.8 * mean["input"].mean()
+    for decision in decisions:
+        before = mean[decision.trajectory][: decision.step]
+        assert decision.count == len(before)
+        assert decision.mean == pytest.approx(before.mean(), rel=1e-5)
+
+    # Each has its folder; only the one that was made longer goes on.
+    assert (job.directory / "cold" / "silicon.out").exists()
+    assert job.run("--resume").code == 2
+    job.set_steps(80)
+    resumed = job.run("--resume", name="resumed")
+    assert resumed.code == 0, resumed.err
+    with job.record() as record:
+        states = record.trajectory_states()
+    assert {name: state["steps"] for name, state in states.items()} == {"input": 81 + 1, "cold": 91}
+
+
+def test_two_systems_of_one_ipi_with_a_socket_each_are_two_trajectories(job):
+    path = job.folder / "input.xml"
+    text = path.read_text()
+    socket = text[text.index("  <ffsocket") : text.index("</ffsocket>") + len("</ffsocket>\n")]
+    address = f"anharm-silicon-{job.mark[:10]}"
+    other = socket.replace(address, f"{address}-b").replace("name='anharm'", "name='other'")
+    system = text[text.index("  <system>") : text.index("</system>") + len("</system>\n")]
+    second = system.replace("<system>", "<system prefix='b'>").replace(
+        "forcefield='anharm'", "forcefield='other'"
+    )
+    first = system.replace("<system>", "<system prefix='a'>")
+    path.write_text(text.replace(socket, socket + other).replace(system, first + second))
+    job.set_steps(40)
+    job.set(engine__forcefield=["anharm", "other"], training__audit_interval=15)
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    with job.record() as record:
+        states = record.trajectory_states()
+    assert {name: state["steps"] for name, state in states.items()} == {"anharm": 41, "other": 41}
+
+
+def test_two_lattice_clients_are_started_for_one_socket(job):
+    set_beads(job, 4)
+    job.set_steps(20)
+    job.set(engine__clients=2)
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    assert (job.directory / "logs" / "client-2.log").exists()
+    with job.record() as record:
+        assert record.trajectory_states()["trajectory"]["steps"] in (4 * 21 - 1, 4 * 21)

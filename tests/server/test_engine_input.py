@@ -269,6 +269,6 @@ def test_a_checkpoint_is_an_input_too(silicon_run: Path) -> None:
 def test_the_silicon_input_matches_its_run_toml() -> None:
     configuration = load_configuration(SILICON / "run.toml")
     assert configuration.engine is not None
-    engine = read_engine_input(configuration.engine.input, configuration.engine.forcefield)
+    engine = read_engine_input(configuration.engine.input[0])
     assert engine.total_steps == 4000 and engine.timestep == pytest.approx(1.0)
     assert len(engine.structure) == 64 and engine.checkpoint_stride == 100
