@@ -175,7 +175,7 @@ class TrainingSection(Section):
         default=0.05, gt=0, lt=1, description="a relative change between 0 and 1"
     )
     convergence_refits: int = Field(
-        default=4, ge=2, le=1000, description="a number of refits, 2 to 1000"
+        default=5, ge=2, le=1000, description="a number of refits, 2 to 1000"
     )
     quiet_steps: int = Field(default=1000, ge=1, description="a number of steps of at least 1")
 

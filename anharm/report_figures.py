@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from scipy.special import erf
 
 from anharm.configuration import TrainingSection
@@ -23,7 +23,7 @@ from anharm.server.envelope import Envelope, envelope, trailing_mean
 from anharm.server.run_data import ExplainedLabel, RunData, Trace
 
 BINS = 500
-_MOST_SWAPS = 60
+MOST_SWAPS = 60
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the reader's own fonts
     "font.family": "sans-serif",
@@ -84,6 +84,7 @@ def error_figure(
     positive = trace.error[trace.error > 0]
     if len(positive) and positive.max() > 20 * np.median(positive):
         axes.set_yscale("log")
+    _count_steps(axes)
     axes.set_xlabel("step")
     axes.set_ylabel("largest force error (eV/Å)")
     axes.legend(ncols=3, fontsize="small", loc="upper right")
@@ -170,6 +171,7 @@ def energy_figure(trace: Trace) -> Figure:
     figure, axes = _figure(2.6)
     _draw_envelope(axes, envelope(trace.steps, trace.energy, BINS), "tab:orange", "")
     _draw_swaps(axes, trace, 1.0)
+    _count_steps(axes)
     axes.set_xlabel("step")
     axes.set_ylabel("potential energy (eV)")
     return figure
@@ -182,6 +184,7 @@ def property_figure(properties: EngineProperties, name: str, trace: Trace | None
     _draw_envelope(axes, envelope(steps, properties.columns[name], BINS), "tab:red", "")
     if trace is not None and len(steps) and steps[-1] > 0:
         _draw_swaps(axes, trace, _evaluations_per_step(len(trace.steps), steps[-1] + 1))
+    _count_steps(axes)
     axes.set_xlabel("i-PI's step")
     unit = properties.units[name] or "i-PI's atomic units"
     axes.set_ylabel(f"{name} ({unit})")
@@ -213,6 +216,11 @@ def _evaluations_per_step(n_evaluations: int, n_steps: float) -> float:
     return round(ratio) if ratio > 1.5 else 1.0
 
 
+def _count_steps(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
 def _figure(height: float) -> tuple[Figure, Axes]:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, height), layout="constrained")
@@ -226,5 +234,6 @@ def _draw_envelope(axes: Axes, thin: Envelope, colour: str, label: str) -> None:
 
 
 def _draw_swaps(axes: Axes, trace: Trace, evaluations_per_step: float) -> None:
-    for step, _ in trace.swaps[:_MOST_SWAPS]:
-        axes.axvline(step / evaluations_per_step, color="black", lw=0.5, ls=":")
+    for step, _ in trace.swaps[-MOST_SWAPS:]:
+        place = step / evaluations_per_step
+        axes.axvline(place, color="black", lw=0.5, ls=":", alpha=0.5, zorder=0)

@@ -17,7 +17,7 @@ from anharm.html import Html, element, joined, table
 from anharm.model.crystal import FloatArray
 from anharm.report_tables import failures, label_table, provenance
 from anharm.server.engine_properties import EngineProperties
-from anharm.server.run_data import ExplainedLabel, RunData
+from anharm.server.run_data import ExplainedLabel, RunData, Trace
 
 _MOST_TRAJECTORIES = 8
 _PROPERTIES = ("temperature", "conserved")
@@ -266,7 +266,7 @@ def _energy_section(source: ReportInput) -> Iterator[Html]:
         yield _figure(
             figures.energy_figure(trace),
             f"energy-{number}",
-            caption.format(""),
+            caption.format(_undrawn_swaps(trace)),
         )
     for number, properties in enumerate(source.properties[:_MOST_TRAJECTORIES]):
         swapped = run.traces[min(number, len(run.traces) - 1)] if run.traces else None
@@ -285,6 +285,12 @@ def _energy_section(source: ReportInput) -> Iterator[Html]:
             "in the run directory. Add for example <properties filename='out' stride='10'> [ step, "
             "temperature{kelvin} ] </properties> to the <output> of the i-PI input.",
         )
+
+
+def _undrawn_swaps(trace: Trace) -> str:
+    n_swaps = len(trace.swaps)
+    most = figures.MOST_SWAPS
+    return f" (the last {most} of {n_swaps} are drawn)" if n_swaps > most else ""
 
 
 def _timing_section(run: RunData) -> Iterator[Html]:

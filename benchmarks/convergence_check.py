@@ -131,7 +131,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3, help="runs, each with another seed")
-    parser.add_argument("--frames", type=int, default=60, help="fresh configurations")
+    parser.add_argument("--frames", type=int, default=30, help="fresh configurations")
     parser.add_argument("--folder", type=Path, help="where to run; a temporary folder by default")
     words = parser.parse_args()
     folder = words.folder or Path(tempfile.mkdtemp(prefix="convergence-"))
