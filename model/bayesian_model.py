@@ -23,14 +23,17 @@ class BayesianModel:
     ----------
     expansion : Expansion
     posterior : Posterior
-    noise : NoiseModel, optional
-        What the expansion leaves out, as a function of displacement; the posterior's constant
-        noise without it.
+    noise : dict
+        By kind of target ("forces", "energies", "virials"): what the expansion leaves out, as a
+        function of displacement. The posterior's constant noise where the labels had none.
     energy_per_cell : float
         Energy of the ideal crystal per primitive cell, eV, from the labels' energies.
     virial_per_cell : (3, 3) float
         Virial of the ideal crystal per primitive cell, eV, from the labels' virials: its stress
         where the reference lattice is not the relaxed one. Zero without such labels.
+    constants_factor : (7, k + M) float
+        Factor of the covariance of that energy and virial (xx, yy, zz, yz, xz, xy): the last M
+        columns are shared with `posterior.factor`. k = 0 where no label gave an energy or virial.
     n_labels : int
         Number of labelled configurations behind the posterior.
     version : int
@@ -41,9 +44,10 @@ class BayesianModel:
 
     expansion: Expansion
     posterior: Posterior
-    noise: NoiseModel | None = None
+    noise: dict[str, NoiseModel] = field(default_factory=dict)
     energy_per_cell: float = 0.0
     virial_per_cell: FloatArray = field(default_factory=lambda: np.zeros((3, 3)))
+    constants_factor: FloatArray = field(default_factory=lambda: np.zeros((7, 0)))
     n_labels: int = 0
     version: int = 0
     provenance: dict[str, str] = field(default_factory=dict)

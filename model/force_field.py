@@ -16,6 +16,8 @@ from anharm.model.force_errors import ForceErrors, PosteriorFactor
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
 from anharm.model.strain import StrainedSum
+from anharm.model.structure_errors import StructureErrors, structure_errors
+from anharm.model.truncation import TruncationShapes
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,25 @@ class ForceField:
         The epistemic part and what the expansion leaves out; shape (n_conf, n_atoms, 3).
         """
         variance = self.force_std(displacements, deformation=deformation) ** 2
-        noise = self.model.noise
+        noise = self.model.noise.get("forces")
         if noise is None:
             return np.sqrt(variance + 1 / self.model.posterior.noise_precision)
-        amplitudes = np.stack([self._sum.local_amplitudes(one) for one in displacements])
-        predictive: FloatArray = np.sqrt(variance + noise.variances(amplitudes)[..., None])
+        extra = [noise.variances(self._shapes.of_forces(one)) for one in displacements]
+        predictive: FloatArray = np.sqrt(variance + np.reshape(extra, variance.shape))
         return predictive
+
+    def structure_errors(
+        self, displacements: FloatArray, deformation: FloatArray | None = None
+    ) -> StructureErrors:
+        """Errors of energy and virial of one (n_atoms, 3) configuration."""
+        return structure_errors(
+            self.model, self._strained, self._shapes, displacements, deformation
+        )
+
+    @cached_property
+    def _shapes(self) -> TruncationShapes:
+        expansion = self._sum.expansion
+        return TruncationShapes(self.supercell, expansion.largest_cutoff, max(expansion.orders))
 
     def force_std(
         self,

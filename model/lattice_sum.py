@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from anharm.model.clusters import neighbours
 from anharm.model.crystal import FloatArray, IntArray, Supercell
 from anharm.model.expansion import Expansion
 from anharm.model.program import Program
@@ -58,38 +57,6 @@ class LatticeSum:
         return np.ascontiguousarray(self.expansion.body_atoms(self.supercell))
 
     @cached_property
-    def _pairs(self) -> tuple[IntArray, IntArray]:
-        """Atoms and their neighbours within the pair cutoff, as two (n_pairs,) arrays."""
-        supercell = self.supercell
-        first, second = [], []
-        for site, around in enumerate(neighbours(supercell.crystal, self.expansion.largest_cutoff)):
-            cells = supercell.cell_index(supercell.cells[:, None] + around[None, :, :3])
-            second.append((around[:, 3] * supercell.n_cells + cells).ravel())
-            own = site * supercell.n_cells + np.arange(supercell.n_cells)
-            first.append(np.repeat(own, len(around)))
-        return np.concatenate(first), np.concatenate(second)
-
-    def local_amplitudes(self, displacements: FloatArray) -> FloatArray:
-        """Mean square displacement of each atom relative to its neighbours, per component.
-
-        Parameters
-        ----------
-        displacements : (n_atoms, 3) float
-            Angstrom.
-
-        Returns
-        -------
-        (n_atoms,) float
-            Angstrom^2.
-        """
-        first, second = self._pairs
-        squares = ((displacements[first] - displacements[second]) ** 2).sum(axis=1) / 3
-        n_atoms = self.supercell.n_atoms
-        counts = np.maximum(np.bincount(first, minlength=n_atoms), 1)
-        found: FloatArray = np.bincount(first, squares, n_atoms) / counts
-        return found
-
-    @cached_property
     def columns(self) -> Program:
         """One output per symmetry-allowed parameter."""
         return Program.compile(self.expansion.monomials, self.expansion.monomial_weights)
@@ -131,3 +98,9 @@ def voigt(tensors: FloatArray) -> FloatArray:
     rows, columns = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
     components: FloatArray = symmetric[..., rows, columns]
     return components
+
+
+def voigt_matrix(components: FloatArray) -> FloatArray:
+    """The symmetric (3, 3) tensor of xx, yy, zz, yz, xz, xy."""
+    tensor: FloatArray = components[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    return tensor

@@ -1,10 +1,8 @@
-"""What an expansion leaves out, as a noise that grows with the local displacement amplitude.
+"""What an expansion leaves out, as a noise that grows with the displacements.
 
 On real DFT the residual of a fit is not noise of one size: it is the next order and the range
-beyond the cutoffs, and grows with the displacements. The variance of a force component on an atom
-is modelled as v = sum_k c_k d^(2k), c_k >= 0, where d is the rms displacement of the atom relative
-to its neighbours: a constant, range missing at second order (d^2), at third (d^4), and so on up to
-the first missing order.
+beyond the cutoffs, and grows with the displacements. Its variance is modelled as v = sum_k c_k s_k,
+c_k >= 0, with the shapes s_k of `truncation`.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
 from anharm.model.crystal import FloatArray
 
@@ -20,62 +19,92 @@ from anharm.model.crystal import FloatArray
 # large ones; no weighting the opposite. The square root is better than none at every amplitude.
 WEIGHT_EXPONENT = 0.5
 _ITERATIONS = 200
-_SMALLEST_AMPLITUDE = 1e-12  # Angstrom^2
+_FLOOR = 1e-12  # of the mean square residual; smaller variances are rounding
+_RIDGE = 1e-8  # labels that are interpolated this well say nothing about noise
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Variance of a force component about the model, as a function of the local amplitude.
+    """Variance of targets of one kind about the model, as a sum of shapes.
 
     Parameters
     ----------
     coefficients : (K,) float
-        c_k in (eV/Angstrom)^2, for amplitudes in units of `scale`.
-    scale : float
-        Mean square relative displacement of the training labels, Angstrom^2.
+        c_k, in the square of the targets' unit: (eV/Angstrom)^2 for forces; eV^2 per atom for
+        energies and virials.
+    average : float
+        Variance of an average target of the training labels.
     """
 
     coefficients: FloatArray
-    scale: float
+    average: float
 
-    def variances(self, amplitudes: FloatArray) -> FloatArray:
-        """Variances (eV/Angstrom)^2 for mean square relative displacements, Angstrom^2."""
-        scaled = np.maximum(amplitudes, _SMALLEST_AMPLITUDE) / self.scale
-        return np.asarray(np.polynomial.polynomial.polyval(scaled, self.coefficients), dtype=float)
+    def variances(self, shapes: FloatArray) -> FloatArray:
+        """(n,) variances for (n, K) shapes."""
+        found: FloatArray = np.maximum(shapes @ self.coefficients, _FLOOR * self.average)
+        return found
 
-    def weights(self, amplitudes: FloatArray) -> FloatArray:
+    def weights(self, shapes: FloatArray) -> FloatArray:
         """Relative weights of targets in the regression, about 1 for an average label."""
-        average = float(self.coefficients.sum())
-        found: FloatArray = (average / self.variances(amplitudes)) ** WEIGHT_EXPONENT
+        found: FloatArray = (self.average / self.variances(shapes)) ** WEIGHT_EXPONENT
         return found
 
 
-def estimate_noise(squares: FloatArray, amplitudes: FloatArray, highest_order: int) -> NoiseModel:
-    """Maximum-likelihood variances from squared residuals.
+def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -> NoiseModel:
+    """Maximum-likelihood noise behind residuals whose variance is known in part.
 
     Parameters
     ----------
     squares : (n,) float
-        Expected squared residuals of force components, (eV/Angstrom)^2.
-    amplitudes : (n,) float
-        Mean square relative displacement of the atom of each, Angstrom^2.
-    highest_order : int
-        Highest order of the expansion; the force of the next one grows with its power.
+        Squared residuals.
+    shapes : (n, K) float
+        Non-negative; what the noise of each may consist of.
+    known : (n,) float
+        Variance that the parameters' own uncertainty gives each residual.
 
     Returns
     -------
     NoiseModel
         By multiplicative majorise-minimise steps, which keep every c_k non-negative.
     """
-    amplitudes = np.maximum(amplitudes, _SMALLEST_AMPLITUDE)
-    scale = float(amplitudes.mean())
-    powers = np.stack([(amplitudes / scale) ** k for k in range(highest_order + 1)])
-    floor = 1e-12 * float(squares.mean())
-    coefficients = np.full(len(powers), float(squares.mean()) / len(powers))
+    scales = np.maximum(shapes.mean(axis=0), 1e-300)
+    scaled = np.ascontiguousarray((shapes / scales).T)
+    floor = _FLOOR * float(squares.mean())
+    coefficients = np.full(len(scaled), float(squares.mean()) / len(scaled))
     for _ in range(_ITERATIONS):
-        variances = np.maximum(coefficients @ powers, floor)
-        rise = powers @ (squares / variances**2)
-        fall = powers @ (1 / variances)
+        precisions = 1 / np.maximum(coefficients @ scaled + known, floor)
+        rise = scaled @ (squares * precisions**2)
+        fall = scaled @ precisions
         coefficients = coefficients * np.sqrt(rise / fall)
     coefficients[0] = max(coefficients[0], floor)
-    return NoiseModel(coefficients, scale)
+    return NoiseModel(coefficients / scales, float(coefficients.sum()))
+
+
+def leave_out(spread: FloatArray, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Residuals and parameter variances of targets, had they not been among the training labels.
+
+    The residuals of the very labels that were fitted are too small, the more so the more
+    parameters they determine; what a label would have shown as an unseen one is
+    (1 - H)^-1 (t - Phi m), H = sqrt(W) Phi S Phi^T sqrt(W).
+
+    Parameters
+    ----------
+    spread : (n, M) float
+        sqrt(W) Phi L of all targets of a label, W their noise precisions, S = L L^T.
+    residuals : (n,) float
+        sqrt(W) (t - Phi m).
+
+    Returns
+    -------
+    residuals, variances : (n,) float
+        Both in units of the targets' noise.
+    """
+    n, m = spread.shape
+    if n <= m:
+        matrix = (1 + _RIDGE) * np.eye(n) - spread @ spread.T
+        inverse = cho_solve(cho_factor(matrix, lower=True), np.eye(n))
+        return inverse @ residuals, np.maximum(np.diag(inverse) - 1, 0.0)
+    matrix = (1 + _RIDGE) * np.eye(m) - spread.T @ spread
+    correction = cho_solve(cho_factor(matrix, lower=True), spread.T).T
+    variances = np.maximum(np.einsum("ij,ij->i", correction, spread), 0.0)
+    return residuals + correction @ (spread.T @ residuals), variances

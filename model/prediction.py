@@ -13,6 +13,7 @@ from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.deformation import identify_strained_supercell
 from anharm.model.force_field import ForceField
+from anharm.model.lattice_sum import voigt
 from anharm.model.sites import assign_sites
 
 
@@ -39,7 +40,9 @@ class StructurePredictor:
         dict
             `energy` eV, `forces` (n_atoms, 3) eV/Angstrom, `stress` (6,) eV/Angstrom^3 (ASE's
             sign and order), `force_std` and `force_std_predictive` (n_atoms, 3) eV/Angstrom: the
-            errors that more labels would reduce, and those with what the expansion leaves out.
+            errors that more labels would reduce, and those with what the expansion leaves out;
+            `energy_std` and `stress_std`, and, where labels gave energies or stresses,
+            `energy_std_predictive` and `stress_std_predictive`.
 
         Raises
         ------
@@ -64,14 +67,23 @@ class StructurePredictor:
             result = force_field.predict_strained(deformation, displacements)
         predictive = force_field.predictive_force_std(displacements, deformation)
         assert result.virials is not None and result.force_std is not None
-        stress = -result.virials[0] / atoms.get_volume()
-        return {
+        found = {
             "energy": float(result.energies[0]),
             "forces": assignment.to_user_order(result.forces[0]),
-            "stress": stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+            "stress": -voigt(result.virials[0]) / atoms.get_volume(),
             "force_std": assignment.to_user_order(result.force_std[0]),
             "force_std_predictive": assignment.to_user_order(predictive[0]),
         }
+        errors = force_field.structure_errors(displacements[0], deformation)
+        found["energy_std"] = errors.energy_std
+        found["stress_std"] = voigt(errors.virial_std) / atoms.get_volume()
+        if errors.predictive_energy_std is not None:
+            found["energy_std_predictive"] = errors.predictive_energy_std
+        if errors.predictive_virial_std is not None:
+            found["stress_std_predictive"] = (
+                voigt(errors.predictive_virial_std) / atoms.get_volume()
+            )
+        return found
 
     def _force_field(self, cell: FloatArray, n_atoms: int) -> ForceField:
         matrix = identify_strained_supercell(self.model.expansion.crystal, cell, n_atoms)
@@ -101,6 +113,10 @@ class LatticeCalculator(Calculator):
         "stress",
         "force_std",
         "force_std_predictive",
+        "energy_std",
+        "energy_std_predictive",
+        "stress_std",
+        "stress_std_predictive",
     ]
 
     def __init__(self, model: BayesianModel, **keywords: Any) -> None:

@@ -1,13 +1,15 @@
 """Bayesian linear regression with evidence maximisation, from sufficient statistics.
 
-Model: t = Phi theta + noise, noise ~ N(0, 1/beta), theta_g ~ N(0, 1/alpha_g) for each group g of
-parameters (here: the orders of the expansion).
+Model: t_k = Phi_k theta + noise, noise ~ N(0, 1/beta_k) for each kind k of targets (forces,
+energies, virials), theta_g ~ N(0, 1/alpha_g) for each group g of parameters (here: the orders of
+the expansion).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, qr, solve_triangular
@@ -17,6 +19,9 @@ from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
 
 _RELATIVE_NOISE_FLOOR = 1e-9  # noise below this fraction of the rms target is rounding
+FREE = 0  # the group of parameters that have no prior
+_FREE_PRECISION = 1e-12  # relative prior precision of free parameters, so that none is singular
+_PSEUDO_TARGETS = 2.0  # that a noise ratio counts as
 _BLOCK = 64  # columns that LAPACK factorises together
 _SMALLEST_PIVOT = 1e-4  # of a Cholesky factor of unit diagonal; its square is the conditioning
 _PRECISION_RANGE = 1e16  # a prior this much narrower or wider than its start has been decided
@@ -35,10 +40,13 @@ class SufficientStatistics:
         Upper triangular; the last column belongs to the targets.
     n_targets : int
         Number of scalar targets seen.
+    log_weights : float
+        Sum of the logarithms of the targets' weights.
     """
 
     factor: FloatArray
     n_targets: int
+    log_weights: float = 0.0
 
     @classmethod
     def empty(cls, n_parameters: int) -> SufficientStatistics:
@@ -50,7 +58,20 @@ class SufficientStatistics:
         """Number of parameters M."""
         return len(self.factor) - 1
 
-    def add(self, rows: FloatArray, targets: FloatArray) -> SufficientStatistics:
+    @property
+    def square(self) -> float:
+        """Sum of the weighted squares of all targets."""
+        return float(self.factor[:, -1] @ self.factor[:, -1])
+
+    @cached_property
+    def gram(self) -> FloatArray:
+        """(M, M) Phi^T Phi."""
+        gram: FloatArray = self.factor[:, :-1].T @ self.factor[:, :-1]
+        return gram
+
+    def add(
+        self, rows: FloatArray, targets: FloatArray, weights: FloatArray | None = None
+    ) -> SufficientStatistics:
         """Statistics with more targets, in O(n M^2).
 
         Parameters
@@ -58,6 +79,8 @@ class SufficientStatistics:
         rows : (n, M) float
             Design rows.
         targets : (n,) float
+        weights : (n,) float, optional
+            Relative noise precisions of the targets; 1 without them.
 
         Raises
         ------
@@ -67,6 +90,10 @@ class SufficientStatistics:
         if not (np.isfinite(rows).all() and np.isfinite(targets).all()):
             raise ModelError("a training target or its design row is not a finite number")
         added = np.asfortranarray(np.column_stack([rows, targets]))
+        log_weights = self.log_weights
+        if weights is not None:
+            added *= np.sqrt(weights)[:, None]
+            log_weights += float(np.log(weights).sum())
         size = self.n_parameters + 1
         # QR of a triangle on top of a rectangle, which leaves the zeros of the triangle alone.
         factor, _, _, failure = dtpqrt(
@@ -75,8 +102,13 @@ class SufficientStatistics:
         if failure:
             raise ModelError(f"LAPACK could not update the factorisation (dtpqrt: {failure})")
         return SufficientStatistics(
-            np.ascontiguousarray(np.triu(factor)), self.n_targets + len(rows)
+            np.ascontiguousarray(np.triu(factor)), self.n_targets + len(rows), log_weights
         )
+
+    def select(self, columns: IntArray) -> SufficientStatistics:
+        """Statistics of some of the parameters, those left out being zero in all rows."""
+        kept = np.append(columns, self.n_parameters)
+        return replace(self, factor=np.ascontiguousarray(self.factor[np.ix_(kept, kept)]))
 
 
 @dataclass(frozen=True)
@@ -88,15 +120,17 @@ class Posterior:
     mean : (M,) float
         Mean parameters, eV/Angstrom^order.
     factor : (M, M) float
-        S = factor @ factor.T is the posterior covariance; variances are sums of squares.
+        Upper triangular; S = factor @ factor.T is the posterior covariance, and variances are sums
+        of squares.
     prior_precisions : dict
         Order -> alpha, inverse variance of its parameters.
-    noise_precision : float
-        beta, inverse variance of a force component about the model, (eV/Angstrom)^-2.
+    noise_precisions : dict
+        Kind of target -> beta, inverse variance of such a target of weight 1 about the model,
+        (eV/Angstrom)^-2 for forces.
     effective_parameters : dict
         Order -> gamma, the number of its parameters that the labels determine.
     log_evidence : float
-        ln p(targets | hyperparameters).
+        ln p(targets | hyperparameters); compares expansions fitted to the same labels.
     n_targets : int
     n_iterations : int
     """
@@ -104,16 +138,32 @@ class Posterior:
     mean: FloatArray
     factor: FloatArray
     prior_precisions: dict[int, float]
-    noise_precision: float
+    noise_precisions: dict[str, float]
     effective_parameters: dict[int, float]
     log_evidence: float
     n_targets: int
     n_iterations: int
 
     @property
+    def noise_precision(self) -> float:
+        """Noise precision beta of the forces, (eV/Angstrom)^-2; of the first kind without them."""
+        first = next(iter(self.noise_precisions.values()))
+        return self.noise_precisions.get("forces", first)
+
+    @property
     def noise_std(self) -> float:
-        """Standard deviation of a target about the model, eV/Angstrom."""
+        """Standard deviation of a force component about the model, eV/Angstrom."""
         return float(1 / np.sqrt(self.noise_precision))
+
+    def of_parameters(self, n_constants: int) -> Posterior:
+        """The posterior without the first unknowns, whatever they are."""
+        return replace(
+            self,
+            mean=self.mean[n_constants:],
+            factor=np.ascontiguousarray(self.factor[n_constants:, n_constants:]),
+            prior_precisions=_without_free(self.prior_precisions),
+            effective_parameters=_without_free(self.effective_parameters),
+        )
 
     def samples(self, n_samples: int, seed: int = 0) -> FloatArray:
         """(n_samples, M) draws of the parameters from the posterior."""
@@ -123,6 +173,10 @@ class Posterior:
         return sampled
 
 
+def _without_free(by_group: dict[int, float]) -> dict[int, float]:
+    return {group: value for group, value in by_group.items() if group != FREE}
+
+
 @dataclass(frozen=True)
 class _Solution:
     """Mean, factor and quadratic forms at fixed hyperparameters."""
@@ -130,105 +184,178 @@ class _Solution:
     mean: FloatArray
     factor: FloatArray
     log_determinant: float
-    residual: float
+    residuals: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Precisions:
+    """Hyperparameters: prior precision of each group, noise precision of each kind."""
+
+    prior: dict[int, float]
+    noise: dict[str, float]
+
+    def change(self, other: _Precisions) -> float:
+        """Largest relative change of any of them."""
+        return max(
+            *(abs(np.log(other.prior[g] / value)) for g, value in self.prior.items()),
+            *(abs(np.log(other.noise[k] / value)) for k, value in self.noise.items()),
+        )
 
 
 def maximise_evidence(
-    statistics: SufficientStatistics,
+    statistics: SufficientStatistics | Mapping[str, SufficientStatistics],
     groups: IntArray,
     tolerance: float = 1e-4,
     maximum_iterations: int = 300,
+    noise_ratios: Mapping[str, float] | None = None,
 ) -> Posterior:
     """Find prior and noise precisions that make the labels most probable, and the posterior.
 
     Fixed-point iteration of MacKay, Neural Computation 4, 415 (1992), Eqs. 3.22-3.25, with one
-    prior precision per group: alpha_g = gamma_g / |m_g|^2, gamma_g = M_g - alpha_g tr S_gg,
-    beta = (n - sum gamma) / |t - Phi m|^2.
+    prior precision per group and one noise precision per kind of target: alpha_g = gamma_g /
+    |m_g|^2, gamma_g = M_g - alpha_g tr S_gg, beta_k = (n_k - gamma_k) / |t_k - Phi_k m|^2,
+    gamma_k = beta_k tr S Phi_k^T Phi_k.
 
     Parameters
     ----------
-    statistics : SufficientStatistics
+    statistics : SufficientStatistics, or dict
+        By kind of target; one alone is of forces.
     groups : (M,) int
-        The group (order) of each parameter.
+        The group (order) of each parameter; those of group 0 have no prior.
     tolerance : float
         Largest relative change of any precision at convergence.
+    noise_ratios : dict, optional
+        Kind -> about how many times the forces' noise its own is. Counts as a few targets: where a
+        kind has no more targets than it determines parameters, the labels alone would make its
+        noise zero.
 
     Raises
     ------
     ModelError
         If there are no labels, or all targets are zero.
     """
-    n, factor = statistics.n_targets, statistics.factor
-    square = float(factor[:, -1] @ factor[:, -1])
-    gram = factor[:, :-1].T @ factor[:, :-1]
-    if n == 0:
+    if isinstance(statistics, SufficientStatistics):
+        statistics = {"forces": statistics}
+    if not any(one.n_targets for one in statistics.values()):
         raise ModelError("there are no labels to fit to; give at least one labelled structure")
-    if square == 0:
+    statistics = {kind: one for kind, one in statistics.items() if one.square > 0}
+    if not statistics:
         raise ModelError("every training force is zero; give labels of displaced configurations")
     members = {int(g): np.flatnonzero(groups == g) for g in np.unique(groups)}
-    spread = np.einsum("ij,ij->j", factor[:-1, :-1], factor[:-1, :-1])
-    start = {g: max(float(spread[i].sum()), 1e-300) / square for g, i in members.items()}
-    alpha = dict(start)
-    largest_beta = n / (square * _RELATIVE_NOISE_FLOOR**2)
-    beta = 1e4 * n / square
+    ratios = noise_ratios if noise_ratios and "forces" in statistics else {}
+    start = _start(statistics, members)
+    found = start
     iteration = 0
     while iteration < maximum_iterations:
         iteration += 1
-        solution = _solve(factor, gram, members, alpha, beta)
-        gamma = _effective_parameters(solution, members, alpha)
-        new_alpha = {}
-        for g, index in members.items():
-            norm = float(solution.mean[index] @ solution.mean[index])
-            value = max(gamma[g], 1e-12) / max(norm, 1e-300)
-            limits = start[g] / _PRECISION_RANGE, start[g] * _PRECISION_RANGE
-            new_alpha[g] = float(np.clip(value, *limits))
-        free = max(n - sum(gamma.values()), 1e-3)
-        new_beta = min(free / max(solution.residual, 1e-300), largest_beta)
-        change = max(
-            abs(np.log(new_beta / beta)), *(abs(np.log(new_alpha[g] / alpha[g])) for g in members)
-        )
-        alpha, beta = new_alpha, new_beta
-        if change < tolerance:
+        solution = _solve(statistics, members, found)
+        found, before = _improved(solution, statistics, members, found, start, ratios), found
+        if before.change(found) < tolerance:
             break
-    solution = _solve(factor, gram, members, alpha, beta)
+    solution = _solve(statistics, members, found)
+    gammas = _effective_parameters(solution, members, found.prior)
     return Posterior(
         mean=solution.mean,
         factor=solution.factor,
-        prior_precisions=alpha,
-        noise_precision=beta,
-        effective_parameters=_effective_parameters(solution, members, alpha),
-        log_evidence=_log_evidence(solution, members, alpha, beta, n),
-        n_targets=n,
+        prior_precisions=found.prior,
+        noise_precisions=found.noise,
+        effective_parameters=gammas,
+        log_evidence=_log_evidence(solution, statistics, members, found),
+        n_targets=sum(one.n_targets for one in statistics.values()),
         n_iterations=iteration,
     )
 
 
-def _solve(
-    factor: FloatArray,
-    gram: FloatArray,
+def _start(
+    statistics: Mapping[str, SufficientStatistics], members: Mapping[int, IntArray]
+) -> _Precisions:
+    """Precisions from the scales of targets and design rows alone."""
+    prior = {}
+    most = max(statistics.values(), key=lambda one: one.n_targets)
+    for g, index in members.items():
+        scale = float(np.sum(most.factor[:-1, index] ** 2)) / most.square
+        prior[g] = max(scale, 1e-300)
+        if g == FREE:
+            scales = [float(np.sum(one.factor[:, index] ** 2)) for one in statistics.values()]
+            prior[g] = _FREE_PRECISION * max(scales) / most.square
+    noise = {kind: 1e4 * one.n_targets / one.square for kind, one in statistics.items()}
+    return _Precisions(prior, noise)
+
+
+def _improved(
+    solution: _Solution,
+    statistics: Mapping[str, SufficientStatistics],
     members: Mapping[int, IntArray],
-    alpha: Mapping[int, float],
-    beta: float,
+    precisions: _Precisions,
+    start: _Precisions,
+    noise_ratios: Mapping[str, float],
+) -> _Precisions:
+    """One step of the fixed-point iteration."""
+    gammas = _effective_parameters(solution, members, precisions.prior)
+    prior = {}
+    for g, index in members.items():
+        norm = float(solution.mean[index] @ solution.mean[index])
+        value = max(gammas[g], 1e-12) / max(norm, 1e-300)
+        limits = start.prior[g] / _PRECISION_RANGE, start.prior[g] * _PRECISION_RANGE
+        prior[g] = start.prior[g] if g == FREE else float(np.clip(value, *limits))
+    shares = _shares(solution, statistics, precisions, sum(gammas.values()))
+    noise = {}
+    for kind, one in statistics.items():
+        largest = one.n_targets / (one.square * _RELATIVE_NOISE_FLOOR**2)
+        free = max(one.n_targets - shares[kind], 1e-3)
+        residual = solution.residuals[kind]
+        if kind in noise_ratios:
+            free += _PSEUDO_TARGETS
+            residual += _PSEUDO_TARGETS * noise_ratios[kind] ** 2 / precisions.noise["forces"]
+        noise[kind] = min(free / max(residual, 1e-300), largest)
+    return _Precisions(prior, noise)
+
+
+def _shares(
+    solution: _Solution,
+    statistics: Mapping[str, SufficientStatistics],
+    precisions: _Precisions,
+    total: float,
+) -> dict[str, float]:
+    """gamma_k of each kind of target; they sum to the number of determined parameters."""
+    largest, *others = sorted(statistics, key=lambda kind: -statistics[kind].n_targets)
+    shares = {}
+    for kind in others:
+        rows = statistics[kind].factor[:, :-1]
+        rows = rows[np.any(rows != 0, axis=1)]
+        shares[kind] = precisions.noise[kind] * float(np.sum((rows @ solution.factor) ** 2))
+    shares[largest] = total - sum(shares.values())
+    return shares
+
+
+def _solve(
+    statistics: Mapping[str, SufficientStatistics],
+    members: Mapping[int, IntArray],
+    precisions: _Precisions,
 ) -> _Solution:
     """Posterior at fixed precisions: from the Gram matrix if that loses nothing, else from R."""
-    roots = np.empty(len(gram))
+    roots = np.empty(sum(map(len, members.values())))
     for g, index in members.items():
-        roots[index] = np.sqrt(alpha[g])
-    found = _solve_gram(factor, gram, roots, beta)
-    inverse, mean, log_determinant = found or _solve_stacked(factor, roots, beta)
-    difference = factor[:, :-1] @ mean - factor[:, -1]
-    return _Solution(mean, inverse, log_determinant, float(difference @ difference))
+        roots[index] = np.sqrt(precisions.prior[g])
+    parts = [(precisions.noise[kind], one) for kind, one in statistics.items()]
+    inverse, mean, log_determinant = _solve_gram(parts, roots) or _solve_stacked(parts, roots)
+    residuals = {}
+    for kind, one in statistics.items():
+        difference = one.factor[:, :-1] @ mean - one.factor[:, -1]
+        residuals[kind] = float(difference @ difference)
+    return _Solution(mean, inverse, log_determinant, residuals)
 
 
 def _solve_gram(
-    factor: FloatArray, gram: FloatArray, roots: FloatArray, beta: float
+    parts: list[tuple[float, SufficientStatistics]], roots: FloatArray
 ) -> tuple[FloatArray, FloatArray, float] | None:
     """Cholesky factorisation of the scaled precision, its solution refined with R.
 
     None if the precision is so ill-conditioned that squaring R has lost digits.
     """
-    precision = beta * gram
-    precision[np.diag_indices_from(precision)] += roots**2
+    precision = np.diag(roots**2)
+    for beta, one in parts:
+        precision += beta * one.gram
     scale = 1 / np.sqrt(np.diag(precision))
     precision *= scale[:, None] * scale
     try:
@@ -239,23 +366,25 @@ def _solve_gram(
     if pivots.min() < _SMALLEST_PIVOT:
         return None
     inverse = dtrtri(lower, lower=1)[0].T * scale[:, None]
-    mean = np.zeros(len(gram))
+    mean = np.zeros(len(roots))
     for _ in range(3):
-        residual = factor[:, -1] - factor[:, :-1] @ mean
-        gradient = beta * (factor[:, :-1].T @ residual) - roots**2 * mean
+        gradient = -(roots**2) * mean
+        for beta, one in parts:
+            residual = one.factor[:, -1] - one.factor[:, :-1] @ mean
+            gradient += beta * (one.factor[:, :-1].T @ residual)
         mean = mean + inverse @ (inverse.T @ gradient)
     log_determinant = 2 * float(np.log(pivots / scale).sum())
     return np.ascontiguousarray(inverse), mean, log_determinant
 
 
 def _solve_stacked(
-    factor: FloatArray, roots: FloatArray, beta: float
+    parts: list[tuple[float, SufficientStatistics]], roots: FloatArray
 ) -> tuple[FloatArray, FloatArray, float]:
-    """QR factorisation of [sqrt(beta) R; sqrt(alpha)], safe for any conditioning."""
+    """QR factorisation of [sqrt(beta_k) R_k; sqrt(alpha)], safe for any conditioning."""
     size = len(roots)
-    stacked = np.zeros((2 * size + 1, size + 1))
-    stacked[: size + 1] = np.sqrt(beta) * factor
-    stacked[size + 1 + np.arange(size), np.arange(size)] = roots
+    prior = np.zeros((size, size + 1))
+    prior[np.diag_indices(size)] = roots
+    stacked = np.vstack([*(np.sqrt(beta) * one.factor for beta, one in parts), prior])
     triangle = qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][:size]
     precision_root, right = triangle[:, :size], triangle[:, size]
     inverse = solve_triangular(precision_root, np.eye(size), check_finite=False)
@@ -274,15 +403,21 @@ def _effective_parameters(
 
 def _log_evidence(
     solution: _Solution,
+    statistics: Mapping[str, SufficientStatistics],
     members: Mapping[int, IntArray],
-    alpha: Mapping[int, float],
-    beta: float,
-    n: int,
+    precisions: _Precisions,
 ) -> float:
-    """MacKay (1992), Eq. 3.17."""
+    """MacKay (1992), Eq. 3.17, for targets of unequal weight; free parameters add no prior."""
     prior = sum(
-        len(index) * np.log(alpha[g]) - alpha[g] * float(np.sum(solution.mean[index] ** 2))
+        len(index) * np.log(alpha) - alpha * float(np.sum(solution.mean[index] ** 2))
         for g, index in members.items()
+        if g != FREE
+        for alpha in [precisions.prior[g]]
     )
-    likelihood = n * np.log(beta / (2 * np.pi)) - beta * solution.residual
+    likelihood = sum(
+        one.n_targets * np.log(precisions.noise[kind] / (2 * np.pi))
+        + one.log_weights
+        - precisions.noise[kind] * solution.residuals[kind]
+        for kind, one in statistics.items()
+    )
     return 0.5 * float(prior + likelihood - solution.log_determinant)

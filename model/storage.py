@@ -26,7 +26,7 @@ from anharm.model.program import MonomialTable
 from anharm.model.regression import Posterior
 
 FORMAT = "anharm model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _BLOCK = 512  # bytes; HDF5 leaves a user block of this size alone, and finds its content after it
 _TITLE = "anharm model file"
 _UNREADABLE = (
@@ -94,12 +94,13 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         file.attrs["n_labels"] = model.n_labels
         file.attrs["energy_per_cell"] = model.energy_per_cell
         file["virial_per_cell"] = model.virial_per_cell
+        file["constants_factor"] = model.constants_factor
         _write_expansion(file.create_group("expansion"), model.expansion)
         _write_posterior(file.create_group("posterior"), model.posterior)
-        if model.noise is not None:
-            noise = file.create_group("noise")
-            noise["coefficients"] = model.noise.coefficients
-            noise.attrs["scale"] = model.noise.scale
+        for kind, noise in model.noise.items():
+            part = file.create_group(f"noise/{kind}")
+            part["coefficients"] = noise.coefficients
+            part.attrs["average"] = noise.average
         provenance = file.create_group("provenance")
         for key, value in model.provenance.items():
             provenance.attrs[key] = value
@@ -131,6 +132,7 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 noise=_read_noise(file.get("noise")),
                 energy_per_cell=float(file.attrs["energy_per_cell"]),
                 virial_per_cell=file["virial_per_cell"][()],
+                constants_factor=file["constants_factor"][()],
                 n_labels=int(file.attrs["n_labels"]),
                 version=int(file.attrs["version"]),
                 provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
@@ -177,7 +179,9 @@ def _check_consistency(model: BayesianModel, source: str) -> None:
         and len(expansion.parameter_orders) == n
         and posterior.mean.shape == (n,)
         and model.virial_per_cell.shape == (3, 3)
-        and posterior.factor.shape[:1] == (n,)
+        and model.constants_factor.shape[:1] == (7,)
+        and posterior.factor.shape == (n, n)
+        and posterior.noise_precisions
     )
     if not consistent:
         raise ModelError(f"{source} contradicts itself: its arrays do not fit together")
@@ -258,7 +262,9 @@ def _write_posterior(group: h5py.Group, posterior: Posterior) -> None:
     group["orders"] = orders
     group["prior_precisions"] = [posterior.prior_precisions[g] for g in orders]
     group["effective_parameters"] = [posterior.effective_parameters[g] for g in orders]
-    for key in ("noise_precision", "log_evidence", "n_targets", "n_iterations"):
+    for kind, precision in posterior.noise_precisions.items():
+        group.create_group(f"targets/{kind}").attrs["noise_precision"] = precision
+    for key in ("log_evidence", "n_targets", "n_iterations"):
         group.attrs[key] = getattr(posterior, key)
 
 
@@ -268,7 +274,9 @@ def _read_posterior(group: h5py.Group) -> Posterior:
         mean=group["mean"][()],
         factor=group["factor"][()],
         prior_precisions=dict(zip(orders, group["prior_precisions"][()].tolist(), strict=True)),
-        noise_precision=float(group.attrs["noise_precision"]),
+        noise_precisions={
+            kind: float(part.attrs["noise_precision"]) for kind, part in group["targets"].items()
+        },
         effective_parameters=dict(
             zip(orders, group["effective_parameters"][()].tolist(), strict=True)
         ),
@@ -278,7 +286,8 @@ def _read_posterior(group: h5py.Group) -> Posterior:
     )
 
 
-def _read_noise(group: h5py.Group | None) -> NoiseModel | None:
-    if group is None:
-        return None
-    return NoiseModel(group["coefficients"][()], float(group.attrs["scale"]))
+def _read_noise(group: h5py.Group | None) -> dict[str, NoiseModel]:
+    return {
+        kind: NoiseModel(part["coefficients"][()], float(part.attrs["average"]))
+        for kind, part in (group.items() if group is not None else ())
+    }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -12,62 +10,21 @@ from numpy.typing import ArrayLike
 
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
-from anharm.model.crystal import FloatArray, IntArray, Supercell
-from anharm.model.deformation import (
-    checked_deformation,
-    identify_strained_supercell,
-    is_reference_cell,
-)
+from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
-from anharm.model.lattice_sum import LatticeSum, voigt
-from anharm.model.noise import NoiseModel, estimate_noise
-from anharm.model.regression import Posterior, SufficientStatistics, maximise_evidence
-from anharm.model.sites import assign_sites
-from anharm.model.strain import StrainedSum
-from anharm.model.symmetry import find_space_group
+from anharm.model.labels import KINDS, Label, LabelReader
+from anharm.model.lattice_sum import voigt_matrix
+from anharm.model.noise import NoiseModel, estimate_noise, leave_out
+from anharm.model.regression import FREE, Posterior, SufficientStatistics, maximise_evidence
 
 _NOISE_ITERATIONS = 4
 _SAME_WEIGHTS = 0.1  # weights that differ by less are the same
-_EXACT_FIT = 1e-7  # residuals below this fraction of the forces are rounding, not noise
-_NOISE_SAMPLES = 10_000  # force components from which the noise is estimated, about
+_EXACT_FIT = 1e-7  # residuals below this fraction of the targets are rounding, not noise
+_NOISE_SAMPLES = 4000  # targets from which the noise is estimated, about
+_NOISE_GROWTH = 1.1  # the noise is estimated again when there are this many times more labels
 _ROWS_IN_MEMORY = 512 << 20  # bytes of design rows that are kept between refits
-_UNIT_TENSORS = np.array(  # xx, yy, zz, yz, xz, xy as (6, 3, 3)
-    [[[float({i, j} == {a, b}) for j in range(3)] for i in range(3)]
-     for a, b in [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]]
-)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class _Label:
-    """A label in the supercell's order."""
-
-    strained_sum: StrainedSum
-    deformation: FloatArray | None
-    displacements: FloatArray
-    forces: FloatArray
-    amplitudes: FloatArray
-    rows: FloatArray | None
-
-    def force_rows(self) -> FloatArray:
-        """Design rows (3 n_atoms, n_parameters), kept or computed again."""
-        if self.rows is not None:
-            return self.rows
-        return self.strained_sum.force_rows(self.deformation, self.displacements)
-
-
-@dataclass(frozen=True)
-class _IdealLabel:
-    """An energy or a virial of one configuration, and what of it the expansion explains."""
-
-    rows: FloatArray
-    value: FloatArray
-    n_cells: int
-    deformation: FloatArray
-
-    def rest_per_cell(self, parameters: FloatArray) -> FloatArray:
-        """What the expansion does not explain: the part of the ideal crystal."""
-        rest: FloatArray = (self.value - self.rows @ parameters) / self.n_cells
-        return rest
+Rows = dict[str, FloatArray]
 
 
 class Trainer:
@@ -81,18 +38,29 @@ class Trainer:
     expansion : Expansion
     maximum_displacement : float, optional
         Atoms further than this from their site are an error, Angstrom.
+    targets : sequence of str
+        What to train on, of "forces", "energies" and "virials".
     """
 
-    def __init__(self, expansion: Expansion, maximum_displacement: float | None = None) -> None:
+    def __init__(
+        self,
+        expansion: Expansion,
+        maximum_displacement: float | None = None,
+        targets: Sequence[str] = KINDS,
+    ) -> None:
+        unknown = set(targets) - set(KINDS)
+        if unknown or not targets:
+            raise ModelError(f"targets are some of {', '.join(KINDS)}; got {', '.join(unknown)}")
         self.expansion = expansion
-        self.maximum_displacement = maximum_displacement
-        self._labels: list[_Label] = []
-        self._noise: NoiseModel | None = None
-        self._statistics = SufficientStatistics.empty(expansion.n_parameters)
-        self._sums: dict[bytes, tuple[LatticeSum, StrainedSum]] = {}
-        self._energies: list[_IdealLabel] = []
-        self._virials: list[_IdealLabel] = []
+        self._kinds = tuple(targets)
+        self._reader = LabelReader(expansion, maximum_displacement)
+        self._labels: list[Label] = []
+        self._kept: list[Rows | None] = []
         self._kept_bytes = 0
+        self._energy_origin: float | None = None
+        self._noise: dict[str, NoiseModel] = {}
+        self._noise_known_at = 0
+        self._statistics = self._empty()
 
     @property
     def n_labels(self) -> int:
@@ -103,165 +71,216 @@ class Trainer:
         self,
         cell: FloatArray,
         positions: FloatArray,
-        forces: FloatArray,
+        forces: FloatArray | None = None,
         energy: float | None = None,
         numbers: IntArray | None = None,
         virial: FloatArray | None = None,
     ) -> None:
-        """Add one label.
+        """Add one label: any of forces, energy and virial.
 
         Parameters
         ----------
         cell : (3, 3) float
             Cell vectors as rows, Angstrom; a supercell of the crystal, strained by a few per
             cent at most.
-        positions, forces : (n_atoms, 3) float
-            Angstrom, eV/Angstrom, in any order of the atoms.
+        positions : (n_atoms, 3) float
+            Angstrom, in any order of the atoms.
+        forces : (n_atoms, 3) float, optional
+            eV/Angstrom, in the same order.
         energy : float, optional
-            eV; fixes the energy of the ideal crystal.
+            eV.
         numbers : (n_atoms,) int, optional
             Atomic numbers in the same order.
         virial : (3, 3) float, optional
-            -dE/dstrain, eV; fixes the virial of the ideal crystal.
+            -dE/dstrain, eV.
 
         Raises
         ------
         ModelError
-            If cell, atoms or numbers do not belong to the crystal, or a number is not finite.
+            If cell, atoms or numbers do not belong to the crystal, a number is not finite, or there
+            is nothing to train on.
         """
-        if forces.shape != positions.shape:
-            raise ModelError(
-                f"a label has forces of shape {forces.shape} for positions {positions.shape}"
-            )
-        matrix = identify_strained_supercell(self.expansion.crystal, cell, len(positions))
-        lattice_sum, strained_sum = self._lattice_sums(matrix)
-        supercell = lattice_sum.supercell
-        deformation = (
-            None if is_reference_cell(supercell, cell) else checked_deformation(supercell, cell)
+        label = self._reader.read(
+            cell,
+            positions,
+            forces if "forces" in self._kinds else None,
+            energy if "energies" in self._kinds else None,
+            virial if "virials" in self._kinds else None,
+            numbers,
         )
-        assignment = assign_sites(
-            supercell, positions, numbers, self.maximum_displacement, deformation
-        )
-        displacements = assignment.displacements(positions, deformation)
-        rows = strained_sum.design_rows(deformation, displacements)
-        targets = np.empty_like(forces)
-        targets[assignment.sites] = forces
-        self._kept_bytes += rows.forces.nbytes
-        label = _Label(
-            strained_sum,
-            deformation,
-            displacements,
-            targets.ravel(),
-            np.repeat(lattice_sum.local_amplitudes(displacements), 3),
-            rows.forces if self._kept_bytes < _ROWS_IN_MEMORY else None,
-        )
-        self._statistics = self._weighted(self._statistics, label, rows.forces)
+        if not label.targets:
+            raise ModelError(f"the label has none of the {', '.join(self._kinds)} to train on")
+        if self._energy_origin is None and energy is not None:
+            self._energy_origin = energy / label.strained_sum.supercell.n_cells
+        rows = label.rows()
+        self._kept_bytes += sum(one.nbytes for one in rows.values())
+        self._kept.append(rows if self._kept_bytes < _ROWS_IN_MEMORY else None)
+        self._statistics = self._with_label(self._statistics, label, rows)
         self._labels.append(label)
-        frame = np.eye(3) if deformation is None else deformation
-        if energy is not None:
-            self._energies.append(
-                _IdealLabel(rows.energy, np.array(energy), supercell.n_cells, frame)
-            )
-        if virial is not None:
-            self._virials.append(_IdealLabel(rows.virial, voigt(virial), supercell.n_cells, frame))
 
     def fit(self, version: int = 0, provenance: dict[str, str] | None = None) -> BayesianModel:
         """The model that all labels so far imply.
 
-        Parameters and noise depend on each other, and are found in turn.
+        Parameters and noise depend on each other, and are found in turn. The noise is estimated
+        from what each label shows as an unseen one, now and then as labels come.
 
         Raises
         ------
         ModelError
             If there are no labels.
         """
-        for _ in range(_NOISE_ITERATIONS):
-            posterior = maximise_evidence(self._statistics, self.expansion.parameter_orders)
-            noise = self._estimate_noise(posterior)
-            if noise is None or self._has_same_weights(noise):
-                break
-            self._noise = noise
-            self._statistics = SufficientStatistics.empty(self.expansion.n_parameters)
-            for label in self._labels:
-                self._statistics = self._weighted(self._statistics, label, label.force_rows())
-        ideal_virial = self._ideal_virial(posterior.mean)
-        offsets = [
-            label.rest_per_cell(posterior.mean)
-            + np.sum(ideal_virial * (label.deformation - np.eye(3)))
-            for label in self._energies
-        ]
+        posterior, columns = self._maximise_evidence()
+        if self.n_labels >= _NOISE_GROWTH * self._noise_known_at:
+            for _ in range(_NOISE_ITERATIONS):
+                noise = self._estimate_noise(posterior, columns)
+                settled = self._has_same_weights(noise)
+                self._noise = noise
+                if settled:
+                    break
+                self._statistics = self._empty()
+                for label, rows in zip(self._labels, self._kept, strict=True):
+                    self._statistics = self._with_label(
+                        self._statistics, label, rows or label.rows()
+                    )
+                posterior, columns = self._maximise_evidence()
+            self._noise_known_at = self.n_labels
+        return self._model(posterior, columns, version, provenance or {})
+
+    @property
+    def _n_constants(self) -> int:
+        return self._reader.constants.number
+
+    def _empty(self) -> dict[str, SufficientStatistics]:
+        size = self._n_constants + self.expansion.n_parameters
+        return {kind: SufficientStatistics.empty(size) for kind in self._kinds}
+
+    def _maximise_evidence(self) -> tuple[Posterior, IntArray]:
+        """Posterior of those unknowns that the labels can tell, and which these are."""
+        seen = sum(np.abs(one.factor).sum(axis=0) for one in self._statistics.values())[:-1]
+        is_constant = np.arange(len(seen)) < self._n_constants
+        columns = np.flatnonzero(~is_constant | (seen > 0))
+        orders = np.concatenate([np.full(self._n_constants, FREE), self.expansion.parameter_orders])
+        chosen = {kind: one.select(columns) for kind, one in self._statistics.items()}
+        return maximise_evidence(chosen, orders[columns], noise_ratios=self._noise_ratios), columns
+
+    @property
+    def _noise_ratios(self) -> dict[str, float]:
+        """Noise of energies and virials that missing forces f imply: f times a displacement, and
+        f times a distance between atoms (Angstrom)."""
+        crystal = self.expansion.crystal
+        volume = abs(float(np.linalg.det(crystal.lattice))) / crystal.n_sites
+        squares = [np.mean(label.displacements**2) for label in self._labels]
+        return {"energies": float(np.sqrt(np.mean(squares))), "virials": float(np.cbrt(volume))}
+
+    def _with_label(
+        self, statistics: dict[str, SufficientStatistics], label: Label, rows: Rows
+    ) -> dict[str, SufficientStatistics]:
+        """Statistics with one more label, weighted by the present noise models."""
+        grown = dict(statistics)
+        for kind, targets in label.targets.items():
+            weights = None
+            if kind in self._noise:
+                weights = self._noise[kind].weights(targets.shapes)
+            grown[kind] = grown[kind].add(rows[kind], self._values(label, kind), weights)
+        return grown
+
+    def _values(self, label: Label, kind: str) -> FloatArray:
+        """Targets; energies relative to the first label's, for their digits' sake."""
+        values = label.targets[kind].values
+        if kind != "energies" or self._energy_origin is None:
+            return values
+        n_cells, n_atoms = label.strained_sum.supercell.n_cells, len(label.displacements)
+        shifted: FloatArray = values - self._energy_origin * n_cells / np.sqrt(n_atoms)
+        return shifted
+
+    def _estimate_noise(self, posterior: Posterior, columns: IntArray) -> dict[str, NoiseModel]:
+        """Noise of each kind from the residuals of labels; none where the fit is exact."""
+        n_targets = sum(one.n_targets for one in self._statistics.values())
+        stride = 1 + n_targets // _NOISE_SAMPLES
+        squares: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
+        known: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
+        shapes: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
+        values: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
+        for label, kept in zip(self._labels[::stride], self._kept[::stride], strict=True):
+            found = self._unseen(label, kept or label.rows(), posterior, columns)
+            for kind, (residuals, variances) in found.items():
+                squares[kind].append(residuals**2)
+                known[kind].append(variances)
+                shapes[kind].append(label.targets[kind].shapes)
+                values[kind].append(self._values(label, kind))
+        noise = {}
+        for kind in self._kinds:
+            if not squares[kind]:
+                continue
+            square = np.concatenate(squares[kind])
+            scale = np.mean(np.concatenate(values[kind]) ** 2)
+            if square.mean() > _EXACT_FIT**2 * scale:
+                noise[kind] = estimate_noise(
+                    square, np.concatenate(shapes[kind]), np.concatenate(known[kind])
+                )
+        return noise
+
+    def _unseen(
+        self, label: Label, rows: Rows, posterior: Posterior, columns: IntArray
+    ) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """Residuals and parameter variances that a label would show as an unseen one, by kind."""
+        spreads, residuals, roots = [], [], []
+        for kind, targets in label.targets.items():
+            chosen = rows[kind][:, columns]
+            precision = posterior.noise_precisions.get(kind, 0.0)
+            weights = np.full(len(chosen), precision)
+            if kind in self._noise:
+                weights *= self._noise[kind].weights(targets.shapes)
+            root = np.sqrt(weights)
+            spreads.append(root[:, None] * (chosen @ posterior.factor))
+            residuals.append(root * (self._values(label, kind) - chosen @ posterior.mean))
+            roots.append(root)
+        spread, residual = np.vstack(spreads), np.concatenate(residuals)
+        if self.n_labels > 1:
+            unseen, variances = leave_out(spread, residual)
+        else:  # without its only label a fit knows nothing: the expected square as a seen one
+            leverages = np.einsum("ij,ij->i", spread, spread)
+            unseen, variances = np.sqrt(residual**2 + leverages), np.zeros(len(residual))
+        edges = np.cumsum([len(root) for root in roots])[:-1]
+        return {
+            kind: (one / root, variance / root**2)
+            for kind, root, one, variance in zip(
+                label.targets, roots, np.split(unseen, edges), np.split(variances, edges),
+                strict=True,
+            )
+        }  # fmt: skip
+
+    def _has_same_weights(self, noise: dict[str, NoiseModel]) -> bool:
+        """Whether other noise models would weight the labels as the present ones do."""
+        for kind in noise.keys() | self._noise.keys():
+            parts = [one.targets[kind].shapes for one in self._labels if kind in one.targets]
+            shapes = np.concatenate(parts)
+            before, after = (
+                models[kind].weights(shapes) if kind in models else np.ones(len(shapes))
+                for models in (self._noise, noise)
+            )
+            if np.ptp(np.log(after / before)) > _SAME_WEIGHTS:
+                return False
+        return True
+
+    def _model(
+        self, posterior: Posterior, columns: IntArray, version: int, provenance: dict[str, str]
+    ) -> BayesianModel:
+        """Split what was found into the parameters' posterior and the ideal crystal's constants."""
+        n_known = len(columns) - self.expansion.n_parameters
+        tensors = self._reader.constants.tensors()[:, columns[:n_known]]
+        constants = tensors @ posterior.mean[:n_known]
         return BayesianModel(
             expansion=self.expansion,
-            posterior=posterior,
-            noise=noise,
-            energy_per_cell=float(np.mean(offsets)) if offsets else 0.0,
-            virial_per_cell=ideal_virial,
+            posterior=posterior.of_parameters(n_known),
+            noise=self._noise,
+            energy_per_cell=float(constants[0]) + (self._energy_origin or 0.0),
+            virial_per_cell=voigt_matrix(constants[1:]),
+            constants_factor=tensors @ posterior.factor[:n_known],
             n_labels=self.n_labels,
             version=version,
-            provenance=provenance or {},
+            provenance=provenance,
         )
-
-    def _ideal_virial(self, parameters: FloatArray) -> FloatArray:
-        """Virial per cell that the expansion does not explain, made invariant by symmetry.
-
-        The ideal crystal's virial V shows as V F^T in a cell deformed by F; a least-squares
-        problem, which is the mean for labels in the reference cell.
-        """
-        if not self._virials:
-            return np.zeros((3, 3))
-        shown = [voigt(_UNIT_TENSORS @ label.deformation.T).T for label in self._virials]
-        normal = sum((one.T @ one for one in shown), np.zeros((6, 6)))
-        rests = [label.rest_per_cell(parameters) for label in self._virials]
-        moments = sum((a.T @ rest for a, rest in zip(shown, rests, strict=True)), np.zeros(6))
-        mean = np.tensordot(np.linalg.solve(normal, moments), _UNIT_TENSORS, axes=1)
-        turns = self._rotations
-        invariant: FloatArray = np.einsum("gij,jk,glk->il", turns, mean, turns) / len(turns)
-        return invariant
-
-    @cached_property
-    def _rotations(self) -> FloatArray:
-        """Cartesian rotations of the crystal."""
-        return find_space_group(self.expansion.crystal)[1].cartesian_rotations
-
-    def _weighted(
-        self, statistics: SufficientStatistics, label: _Label, rows: FloatArray
-    ) -> SufficientStatistics:
-        """Statistics with one more label, weighted by the present noise model."""
-        if self._noise is None:
-            return statistics.add(rows, label.forces)
-        roots = np.sqrt(self._noise.weights(label.amplitudes))
-        return statistics.add(rows * roots[:, None], label.forces * roots)
-
-    def _estimate_noise(self, posterior: Posterior) -> NoiseModel | None:
-        """Noise from the residuals of all labels; None if the fit is exact to rounding."""
-        stride = 1 + sum(len(label.forces) for label in self._labels) // _NOISE_SAMPLES
-        squares, amplitudes, forces = [], [], []
-        for label in self._labels:
-            rows = label.force_rows()[::stride]
-            chosen = label.forces[::stride]
-            spread = rows @ posterior.factor
-            leverages = np.einsum("ij,ij->i", spread, spread)
-            squares.append((chosen - rows @ posterior.mean) ** 2 + leverages)
-            amplitudes.append(label.amplitudes[::stride])
-            forces.append(chosen)
-        expected = np.concatenate(squares)
-        if expected.mean() < _EXACT_FIT**2 * np.mean(np.concatenate(forces) ** 2):
-            return None
-        return estimate_noise(expected, np.concatenate(amplitudes), max(self.expansion.orders))
-
-    def _has_same_weights(self, noise: NoiseModel) -> bool:
-        """Whether another noise model would weight the labels as the present one does."""
-        amplitudes = np.concatenate([label.amplitudes for label in self._labels])
-        before = np.ones(1) if self._noise is None else self._noise.weights(amplitudes)
-        change = np.log(noise.weights(amplitudes) / before)
-        return bool(np.ptp(change) < _SAME_WEIGHTS)
-
-    def _lattice_sums(self, matrix: IntArray) -> tuple[LatticeSum, StrainedSum]:
-        key = matrix.tobytes()
-        if key not in self._sums:
-            plain = LatticeSum(self.expansion, Supercell(self.expansion.crystal, matrix))
-            self._sums[key] = plain, StrainedSum(plain)
-        return self._sums[key]
 
 
 def virial_of_stress(stress: ArrayLike | None, volume: float) -> FloatArray | None:
@@ -279,26 +298,31 @@ def fit_structures(
     structures: Iterable[Atoms],
     maximum_displacement: float | None = None,
     provenance: dict[str, str] | None = None,
+    targets: Sequence[str] = KINDS,
 ) -> BayesianModel:
     """Fit to labelled `ase.Atoms`, each a supercell of the crystal with its atoms in any order.
+
+    Each structure may give forces, an energy, a stress, or any of them; `targets` says which are
+    used.
 
     Raises
     ------
     ModelError
         Naming the structure that cannot be used.
     """
-    trainer = Trainer(expansion, maximum_displacement)
+    trainer = Trainer(expansion, maximum_displacement, targets)
     for index, atoms in enumerate(structures):
         results = atoms.calc.results if atoms.calc is not None else {}
-        if "forces" not in results:
+        if not {"forces", "energy", "stress"} & results.keys():
             raise ModelError(
-                f"structure {index} has no forces; labels need an array `forces` in eV/Angstrom"
+                f"structure {index} has neither forces nor energy nor stress to train on; forces "
+                "are an array `forces` in eV/Angstrom"
             )
         try:
             trainer.add(
                 np.array(atoms.cell[:]),
                 atoms.positions,
-                np.array(results["forces"]),
+                np.array(results["forces"]) if "forces" in results else None,
                 results.get("energy"),
                 atoms.numbers,
                 virial_of_stress(results.get("stress"), atoms.get_volume()),

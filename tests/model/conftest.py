@@ -108,7 +108,7 @@ def random_model(expansion: Expansion, seed: int = 0, scale: float = 3.0) -> Bay
         mean=scale * random.standard_normal(n),
         factor=np.triu(random.standard_normal((n, n))) / 10,
         prior_precisions=dict.fromkeys(expansion.orders, 1.0),
-        noise_precision=100.0,
+        noise_precisions={"forces": 100.0},
         effective_parameters=dict.fromkeys(expansion.orders, 1.0),
         log_evidence=0.0,
         n_targets=1,

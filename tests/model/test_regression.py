@@ -218,5 +218,5 @@ def test_labels_that_cannot_be_used_are_refused() -> None:
 
 
 def test_noise_std_is_the_inverse_root_of_the_precision() -> None:
-    posterior = replace(fit(*problem()[:2]), noise_precision=25.0)
+    posterior = replace(fit(*problem()[:2]), noise_precisions={"forces": 25.0})
     assert posterior.noise_std == pytest.approx(0.2)
