@@ -227,6 +227,7 @@ def fit(run_file: Path, labels: Path, output: Path) -> None:
         structures,
         configuration.crystal.maximum_displacement,
         {"labels": labels.name, "configuration": configuration.text},
+        configuration.training.targets,
     )
     save_model(model, output)
     posterior = model.posterior
@@ -236,7 +237,10 @@ def fit(run_file: Path, labels: Path, output: Path) -> None:
         click.echo(line)
     for line in describe_lack_of_data(found):
         click.echo(f"warning: {line}", err=True)
-    click.echo(f"noise {posterior.noise_std:.4g} eV/A, log evidence {posterior.log_evidence:.1f}")
+    for kind, precision in posterior.noise_precisions.items():
+        unit = "eV/A" if kind == "forces" else "eV per square root of the number of atoms"
+        click.echo(f"noise of {kind} {precision**-0.5:.4g} {unit}")
+    click.echo(f"log evidence {posterior.log_evidence:.1f}")
     click.echo(f"written to {output}")
 
 

@@ -127,6 +127,11 @@ class TrainingSection(Section):
         default=0.03, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="an integer of at least 0")
+    targets: list[Literal["forces", "energies", "virials"]] = Field(
+        default=["forces", "energies", "virials"],
+        min_length=1,
+        description='a list of "forces", "energies" and "virials"',
+    )
     rule: Literal["trajectory-average", "fixed", "adaptive-history"] = Field(
         default="trajectory-average",
         description='"trajectory-average", "fixed" or "adaptive-history"',

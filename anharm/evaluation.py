@@ -26,12 +26,15 @@ def evaluate_structures(
         In any order of the atoms; answers keep it.
     output : Path
         Standard keys energy, forces, stress, and the arrays `force_std` (epistemic) and
-        `force_std_predictive` (with what the expansion leaves out), eV/Angstrom.
+        `force_std_predictive` (with what the expansion leaves out), eV/Angstrom; likewise
+        `energy_std` (eV), `stress_std` (eV/Angstrom^3) and their predictive counterparts as
+        numbers of each frame.
 
     Returns
     -------
     dict
-        Number of structures and errors in eV/Angstrom; the force RMSE if there are labels.
+        Number of structures and errors in eV/Angstrom; if there are labels, the force RMSE and the
+        fractions of force components within 1 and 1.96 predictive standard deviations.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def evaluate_structures(
         If the output cannot be written.
     """
     predictor = StructurePredictor(model)
-    answers, squares, largest = [], [], 0.0
+    answers, squares, scores, largest = [], [], [], 0.0
     for index, atoms in enumerate(structures):
         try:
             results = predictor.predict(atoms)
@@ -49,7 +52,9 @@ def evaluate_structures(
             raise ModelError(f"structure {index}: {error}") from error
         known = atoms.calc.results if atoms.calc is not None else {}
         if "forces" in known:
-            squares.append(np.mean((results["forces"] - known["forces"]) ** 2))
+            errors = results["forces"] - known["forces"]
+            squares.append(np.mean(errors**2))
+            scores.append(np.abs(errors / results["force_std_predictive"]).ravel())
         answers.append(_with_results(atoms, results))
         largest = max(largest, float(results["force_std"].max()))
     try:
@@ -63,6 +68,9 @@ def evaluate_structures(
     if squares:
         statistics["labelled_structures"] = len(squares)
         statistics["force_rmse"] = float(np.sqrt(np.mean(squares)))
+        every = np.concatenate(scores)
+        statistics["coverage_68"] = float(np.mean(every < 1))
+        statistics["coverage_95"] = float(np.mean(every < 1.96))
     return statistics
 
 
@@ -70,6 +78,9 @@ def _with_results(atoms: Atoms, results: dict[str, Any]) -> Atoms:
     answer = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
     for name in ("force_std", "force_std_predictive"):
         answer.arrays[name] = results[name]
+    for name in ("energy_std", "energy_std_predictive", "stress_std", "stress_std_predictive"):
+        if name in results:
+            answer.info[name] = results[name]
     answer.calc = SinglePointCalculator(
         answer, energy=results["energy"], forces=results["forces"], stress=results["stress"]
     )

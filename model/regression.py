@@ -21,6 +21,8 @@ from anharm.model.crystal import FloatArray, IntArray
 _RELATIVE_NOISE_FLOOR = 1e-9  # noise below this fraction of the rms target is rounding
 FREE = 0  # the group of parameters that have no prior
 _FREE_PRECISION = 1e-12  # relative prior precision of free parameters, so that none is singular
+_SMALLEST_SQUARE = 1e-24  # of targets that are all zero
+_SMALLEST_SCALE = 1e-200  # of design rows that are all zero
 _PSEUDO_TARGETS = 2.0  # that a noise ratio counts as
 _BLOCK = 64  # columns that LAPACK factorises together
 _SMALLEST_PIVOT = 1e-4  # of a Cholesky factor of unit diagonal; its square is the conditioning
@@ -62,6 +64,11 @@ class SufficientStatistics:
     def square(self) -> float:
         """Sum of the weighted squares of all targets."""
         return float(self.factor[:, -1] @ self.factor[:, -1])
+
+    @property
+    def mean_square(self) -> float:
+        """Mean weighted square of the targets, or next to nothing where all are zero."""
+        return max(self.square / max(self.n_targets, 1), _SMALLEST_SQUARE)
 
     @cached_property
     def gram(self) -> FloatArray:
@@ -238,8 +245,8 @@ def maximise_evidence(
         statistics = {"forces": statistics}
     if not any(one.n_targets for one in statistics.values()):
         raise ModelError("there are no labels to fit to; give at least one labelled structure")
-    statistics = {kind: one for kind, one in statistics.items() if one.square > 0}
-    if not statistics:
+    statistics = {kind: one for kind, one in statistics.items() if one.n_targets}
+    if not any(one.square > 0 for one in statistics.values()):
         raise ModelError("every training force is zero; give labels of displaced configurations")
     members = {int(g): np.flatnonzero(groups == g) for g in np.unique(groups)}
     ratios = noise_ratios if noise_ratios and "forces" in statistics else {}
@@ -272,13 +279,14 @@ def _start(
     """Precisions from the scales of targets and design rows alone."""
     prior = {}
     most = max(statistics.values(), key=lambda one: one.n_targets)
+    total = most.mean_square * most.n_targets
     for g, index in members.items():
-        scale = float(np.sum(most.factor[:-1, index] ** 2)) / most.square
-        prior[g] = max(scale, 1e-300)
+        scale = float(np.sum(most.factor[:-1, index] ** 2)) / total
+        prior[g] = max(scale, _SMALLEST_SCALE)
         if g == FREE:
             scales = [float(np.sum(one.factor[:, index] ** 2)) for one in statistics.values()]
-            prior[g] = _FREE_PRECISION * max(scales) / most.square
-    noise = {kind: 1e4 * one.n_targets / one.square for kind, one in statistics.items()}
+            prior[g] = _FREE_PRECISION * max(scales) / total
+    noise = {kind: 1e4 / one.mean_square for kind, one in statistics.items()}
     return _Precisions(prior, noise)
 
 
@@ -301,7 +309,7 @@ def _improved(
     shares = _shares(solution, statistics, precisions, sum(gammas.values()))
     noise = {}
     for kind, one in statistics.items():
-        largest = one.n_targets / (one.square * _RELATIVE_NOISE_FLOOR**2)
+        largest = 1 / (one.mean_square * _RELATIVE_NOISE_FLOOR**2)
         free = max(one.n_targets - shares[kind], 1e-3)
         residual = solution.residuals[kind]
         if kind in noise_ratios:

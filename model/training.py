@@ -110,7 +110,7 @@ class Trainer:
         )
         if not label.targets:
             raise ModelError(f"the label has none of the {', '.join(self._kinds)} to train on")
-        if self._energy_origin is None and energy is not None:
+        if self._energy_origin is None and energy is not None and "energies" in label.targets:
             self._energy_origin = energy / label.strained_sum.supercell.n_cells
         rows = label.rows()
         self._kept_bytes += sum(one.nbytes for one in rows.values())
@@ -129,6 +129,8 @@ class Trainer:
         ModelError
             If there are no labels.
         """
+        if not self._labels:
+            raise ModelError("there are no labels to fit to; give at least one labelled structure")
         posterior, columns = self._maximise_evidence()
         if self.n_labels >= _NOISE_GROWTH * self._noise_known_at:
             for _ in range(_NOISE_ITERATIONS):

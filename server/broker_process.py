@@ -175,6 +175,7 @@ class _BrokerProcess:
             record,
             configuration.run.directory,
             configuration.crystal.maximum_displacement,
+            configuration.training.targets,
         )
         self.record = record
         self.broker = Broker(configuration, record, learner, self.labelling, ideal)

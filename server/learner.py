@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from anharm.model.crystal import FloatArray, as_supercell_matrix
 from anharm.model.determination import describe_lack_of_data, find_determination
 from anharm.model.expansion import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.expansion_size import ExpansionSize, estimate_size
+from anharm.model.labels import KINDS
 from anharm.model.sites import assign_sites, default_maximum_displacement
 from anharm.model.storage import load_model, model_to_bytes
 from anharm.model.symmetry import find_space_group
@@ -131,6 +132,8 @@ class Learner:
         The run directory.
     maximum_displacement : float, optional
         Atoms further than this from their site are an error, Angstrom.
+    targets : sequence of str
+        What of a label is learnt: "forces", "energies", "virials".
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class Learner:
         record: Record,
         directory: Path,
         maximum_displacement: float | None = None,
+        targets: Sequence[str] = KINDS,
     ) -> None:
         self.system = system
         self.model: BayesianModel | None = None
@@ -151,7 +155,7 @@ class Learner:
         self.maximum_displacement = maximum_displacement or default_maximum_displacement(
             system.supercell
         )
-        self._trainer = Trainer(system.expansion, maximum_displacement)
+        self._trainer = Trainer(system.expansion, maximum_displacement, targets)
         self._label_ids: list[int] = []
         self._energy_zero: EnergyZero | None = None
         self._has_foreign_labels = False

@@ -13,21 +13,26 @@ from hypothesis import strategies as st
 
 from anharm.model import ForceField, Supercell, build_expansion, fit_structures
 from anharm.model.crystal import Crystal, identify_supercell
-from anharm.model.noise import estimate_noise
+from anharm.model.noise import estimate_noise, leave_out
 from anharm.model.sites import assign_sites
 
 DATA = Path(__file__).parents[1] / "data"
 
 
+def powers(amplitudes: np.ndarray) -> np.ndarray:
+    return amplitudes[:, None] ** np.arange(5)
+
+
 def test_the_variance_law_of_synthetic_residuals_is_recovered() -> None:
     random = np.random.default_rng(1)
-    amplitudes = random.uniform(0.001, 0.02, 40_000)
-    true = 1e-4 + 3.0 * amplitudes + 200.0 * amplitudes**2
-    squares = true * random.standard_normal(len(true)) ** 2
-    noise = estimate_noise(squares, amplitudes, 4)
-    probe = np.linspace(0.002, 0.019, 12)
-    expected = 1e-4 + 3.0 * probe + 200.0 * probe**2
-    assert noise.variances(probe) == pytest.approx(expected, rel=0.06)
+    amplitudes = random.uniform(0.1, 2, 40_000)
+    true = 1e-4 + 3e-2 * amplitudes + 2e-2 * amplitudes**2
+    known = random.uniform(0, 0.01, len(true))
+    squares = (true + known) * random.standard_normal(len(true)) ** 2
+    noise = estimate_noise(squares, powers(amplitudes), known)
+    probe = np.linspace(0.4, 1.9, 12)
+    expected = 1e-4 + 3e-2 * probe + 2e-2 * probe**2
+    assert noise.variances(powers(probe)) == pytest.approx(expected, rel=0.06)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 1e3))
@@ -36,15 +41,41 @@ def test_variances_are_positive_grow_with_the_amplitude_and_scale_with_the_force
     seed: int, unit: float
 ) -> None:
     random = np.random.default_rng(seed)
-    amplitudes = random.uniform(0, 0.05, 500)
-    squares = (0.01 + amplitudes) ** 2 * random.standard_normal(500) ** 2
-    noise = estimate_noise(squares, amplitudes, 4)
-    probe = np.linspace(0, 0.1, 20)
+    amplitudes = random.uniform(0, 5, 500)
+    squares = (1 + amplitudes) ** 2 * random.standard_normal(500) ** 2
+    noise = estimate_noise(squares, powers(amplitudes), np.zeros(500))
+    probe = powers(np.linspace(0, 10, 20))
     variances = noise.variances(probe)
     assert np.all(variances > 0) and np.all(np.diff(variances) >= 0)
-    scaled = estimate_noise(squares * unit**2, amplitudes, 4)
+    scaled = estimate_noise(squares * unit**2, powers(amplitudes), np.zeros(500))
     assert scaled.variances(probe) == pytest.approx(variances * unit**2, rel=1e-6)
     assert scaled.weights(probe) == pytest.approx(noise.weights(probe), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n_left_out", "n_parameters"), [(4, 9), (20, 9)])
+def test_a_label_left_out_shows_what_a_fit_without_it_shows(
+    n_left_out: int, n_parameters: int
+) -> None:
+    random = np.random.default_rng(n_left_out)
+    rows = random.standard_normal((60, n_parameters))
+    targets = rows @ random.standard_normal(n_parameters) + 0.3 * random.standard_normal(60)
+    beta, alpha = 1 / 0.3**2, 0.7
+
+    def fit(used: slice) -> tuple[np.ndarray, np.ndarray]:
+        precision = alpha * np.eye(n_parameters) + beta * rows[used].T @ rows[used]
+        covariance = np.linalg.inv(precision)
+        return beta * covariance @ rows[used].T @ targets[used], covariance
+
+    mean, covariance = fit(slice(None))
+    chosen = slice(0, n_left_out)
+    spread = np.sqrt(beta) * rows[chosen] @ np.linalg.cholesky(covariance)
+    residuals = np.sqrt(beta) * (targets[chosen] - rows[chosen] @ mean)
+    unseen, variances = leave_out(spread, residuals)
+    mean, covariance = fit(slice(n_left_out, None))
+    expected = targets[chosen] - rows[chosen] @ mean
+    assert unseen / np.sqrt(beta) == pytest.approx(expected, rel=1e-5)
+    epistemic = np.einsum("ij,jk,ik->i", rows[chosen], covariance, rows[chosen])
+    assert variances / beta == pytest.approx(epistemic, rel=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -208,6 +208,103 @@ def test_the_stress_of_the_ideal_crystal_is_learnt_from_the_labels_stresses(
     )
 
 
+def with_stress(teacher: ForceField, structures: list[Atoms]) -> list[Atoms]:
+    """The same structures with the stresses that the random model gives them."""
+    predictor = StructurePredictor(teacher.model)
+    for atoms in structures:
+        atoms.calc.results["stress"] = predictor.predict(atoms)["stress"]
+    return structures
+
+
+@pytest.mark.parametrize(
+    ("targets", "n", "tolerance"),
+    [(["virials"], 12, 1e-4), (["energies", "virials"], 12, 1e-4), (["energies"], 70, 1e-3)],
+)
+def test_energies_or_stresses_alone_teach_all_parameters(
+    laboratory, targets: list[str], n: int, tolerance: float
+) -> None:
+    teacher, structures = synthetic(laboratory, "polonium", n=n)
+    model = fit_structures(
+        teacher.model.expansion, with_stress(teacher, structures), targets=targets
+    )
+    truth = teacher.model.posterior.mean
+    error = np.linalg.norm(model.posterior.mean - truth) / np.linalg.norm(truth)
+    assert error < tolerance
+    assert list(model.posterior.noise_precisions) == targets
+
+
+def test_labels_may_give_different_targets(laboratory) -> None:
+    teacher, structures = synthetic(laboratory, "silicon", n=5)
+    with_stress(teacher, structures)
+    for atoms, missing in zip(structures, ("forces", "energy", "stress"), strict=False):
+        del atoms.calc.results[missing]
+    model = fit_structures(teacher.model.expansion, structures[:4])
+    result = StructurePredictor(model).predict(structures[4])
+    truth = structures[4].calc.results
+    assert np.abs(result["forces"] - truth["forces"]).max() < 1e-5
+    assert result["energy"] == pytest.approx(truth["energy"], abs=1e-5)
+    assert np.abs(result["stress"] - truth["stress"]).max() < 1e-6
+
+
+def test_the_noise_of_each_kind_is_found(laboratory) -> None:
+    teacher, structures = synthetic(laboratory, "polonium", n=60)
+    random = np.random.default_rng(5)
+    volume, root = structures[0].get_volume(), np.sqrt(len(structures[0]))
+    for atoms in with_stress(teacher, structures):
+        results = atoms.calc.results
+        results["forces"] = results["forces"] + random.normal(0, 0.3, results["forces"].shape)
+        results["energy"] += random.normal(0, 0.02 * root)
+        results["stress"] = results["stress"] + random.normal(0, 0.5 * root / volume, 6)
+    model = fit_structures(teacher.model.expansion, structures)
+    found = {kind: beta**-0.5 for kind, beta in model.posterior.noise_precisions.items()}
+    assert found["forces"] == pytest.approx(0.3, rel=0.1)
+    assert found["energies"] == pytest.approx(0.02, rel=0.3)
+    assert found["virials"] == pytest.approx(0.5, rel=0.2)
+
+
+def test_errors_of_energy_and_stress_are_calibrated(laboratory) -> None:
+    """68 % of new noisy energies and stresses lie within their predictive errors."""
+    inside: dict[str, list[np.ndarray]] = {"energy": [], "stress": []}
+    teacher, structures = synthetic(laboratory, "polonium", n=100, noise=0.3)
+    random = np.random.default_rng(6)
+    volume, root = structures[0].get_volume(), np.sqrt(len(structures[0]))
+    for atoms in with_stress(teacher, structures):
+        atoms.calc.results["energy"] += random.normal(0, 0.02 * root)
+        atoms.calc.results["stress"] += random.normal(0, 0.5 * root / volume, 6)
+    predictor = StructurePredictor(fit_structures(teacher.model.expansion, structures[:40]))
+    for atoms in structures[40:]:
+        result = predictor.predict(atoms)
+        for name, found in inside.items():
+            error = np.abs(result[name] - atoms.calc.results[name])
+            found.append(np.ravel(error < result[f"{name}_std_predictive"]))
+            assert np.all(result[f"{name}_std"] < result[f"{name}_std_predictive"])
+    assert np.mean(inside["energy"]) == pytest.approx(0.683, abs=0.15)
+    assert np.mean(inside["stress"]) == pytest.approx(0.683, abs=0.08)
+
+
+def test_one_energy_fixes_the_energy_of_the_ideal_crystal_and_nothing_else(laboratory) -> None:
+    teacher, structures = synthetic(laboratory, "silicon", n=3, noise=0.1)
+    for atoms in structures[1:]:
+        del atoms.calc.results["energy"]
+    model = fit_structures(teacher.model.expansion, structures)
+    without = fit_structures(teacher.model.expansion, structures, targets=["forces"])
+    np.testing.assert_allclose(model.posterior.mean, without.posterior.mean, rtol=1e-6, atol=1e-9)
+    result = StructurePredictor(model).predict(structures[0])
+    assert result["energy"] == pytest.approx(structures[0].calc.results["energy"], abs=1e-6)
+    assert without.energy_per_cell == 0
+
+
+def test_unknown_targets_and_labels_without_any_are_refused(laboratory) -> None:
+    teacher, structures = synthetic(laboratory, "polonium", n=1)
+    with pytest.raises(ModelError, match="charges"):
+        Trainer(teacher.model.expansion, targets=["charges"])
+    with pytest.raises(ModelError, match="none of the virials"):
+        fit_structures(teacher.model.expansion, structures, targets=["virials"])
+    structures[0].calc.results["energy"] = np.nan
+    with pytest.raises(ModelError, match="finite"):
+        fit_structures(teacher.model.expansion, structures)
+
+
 def test_stress_and_virial_have_opposite_signs_and_ase_order() -> None:
     stress = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     virial = virial_of_stress(stress, 10.0)
