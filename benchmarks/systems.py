@@ -75,5 +75,5 @@ def random_model(expansion: Expansion, seed: int = 0) -> BayesianModel:
     random = np.random.default_rng(seed)
     n = expansion.n_parameters
     factor = np.triu(random.standard_normal((n, n))) / np.sqrt(n)
-    posterior = Posterior(random.standard_normal(n), factor, {}, 1.0, {}, 0.0, 1, 1)
+    posterior = Posterior(random.standard_normal(n), factor, {}, {"forces": 1.0}, {}, 0.0, 1, 1)
     return BayesianModel(expansion, posterior)

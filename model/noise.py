@@ -75,7 +75,7 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
         precisions = 1 / np.maximum(coefficients @ scaled + known, floor)
         rise = scaled @ (squares * precisions**2)
         fall = scaled @ precisions
-        coefficients = coefficients * np.sqrt(rise / fall)
+        coefficients = coefficients * np.sqrt(rise / np.maximum(fall, 1e-300))
     coefficients[0] = max(coefficients[0], floor)
     return NoiseModel(coefficients / scales, float(coefficients.sum()))
 

@@ -73,8 +73,16 @@ class SufficientStatistics:
     @cached_property
     def gram(self) -> FloatArray:
         """(M, M) Phi^T Phi."""
-        gram: FloatArray = self.factor[:, :-1].T @ self.factor[:, :-1]
+        rows = self.rows
+        gram: FloatArray = rows.T @ rows
         return gram
+
+    @property
+    def rows(self) -> FloatArray:
+        """(n, M) rows of R that are not zero: fewer than M where there are few targets."""
+        rows = self.factor[:, :-1]
+        filled = rows.any(axis=1)
+        return rows if filled.all() else rows[filled]
 
     def add(
         self, rows: FloatArray, targets: FloatArray, weights: FloatArray | None = None
@@ -329,9 +337,8 @@ def _shares(
     largest, *others = sorted(statistics, key=lambda kind: -statistics[kind].n_targets)
     shares = {}
     for kind in others:
-        rows = statistics[kind].factor[:, :-1]
-        rows = rows[np.any(rows != 0, axis=1)]
-        shares[kind] = precisions.noise[kind] * float(np.sum((rows @ solution.factor) ** 2))
+        spread = statistics[kind].rows @ solution.factor
+        shares[kind] = precisions.noise[kind] * float(np.sum(spread**2))
     shares[largest] = total - sum(shares.values())
     return shares
 

@@ -20,7 +20,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Harmonic aluminium with springs between neighbours, so that all phonons are stable."""
     expansion = build_expansion(Crystal.from_atoms(bulk("Al", "fcc", a=4.05)), {2: 3.0})
     n = expansion.n_parameters
-    posterior = Posterior(np.ones(n), np.eye(n), {2: 1.0}, 1.0, {2: 1.0}, 0.0, 1, 1)
+    posterior = Posterior(np.ones(n), np.eye(n), {2: 1.0}, {"forces": 1.0}, {2: 1.0}, 0.0, 1, 1)
     path = tmp_path_factory.mktemp("model") / "model.h5"
     save_model(BayesianModel(expansion, posterior), path)
     return path

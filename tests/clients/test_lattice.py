@@ -28,7 +28,7 @@ def model(seed: int) -> BayesianModel:
     expansion = build_expansion(crystal, {2: 3.0, 3: 3.0})
     random, n = np.random.default_rng(seed), expansion.n_parameters
     factor = np.triu(random.standard_normal((n, n)))
-    posterior = Posterior(random.standard_normal(n), factor, {}, 1.0, {}, 0.0, 1, 1)
+    posterior = Posterior(random.standard_normal(n), factor, {}, {"forces": 1.0}, {}, 0.0, 1, 1)
     return BayesianModel(expansion, posterior)
 
 

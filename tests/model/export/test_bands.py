@@ -28,7 +28,14 @@ def springs() -> BayesianModel:
     expansion = build_expansion(Crystal.from_atoms(bulk("Po", "sc", a=3.35)), {2: 3.4})
     assert expansion.n_parameters == 2
     posterior = Posterior(
-        np.zeros(2), np.zeros((2, 2)), {2: 1.0}, 1.0, {2: 2.0}, 0.0, n_targets=1, n_iterations=1
+        np.zeros(2),
+        np.zeros((2, 2)),
+        {2: 1.0},
+        {"forces": 1.0},
+        {2: 2.0},
+        0.0,
+        n_targets=1,
+        n_iterations=1,
     )
     model = BayesianModel(expansion, posterior)
     # Parameters for springs of 3 and 1 eV/Angstrom^2, each known to 10 % and uncorrelated.
