@@ -22,6 +22,7 @@ import numpy as np
 import zmq
 
 from anharm.configuration import load_configuration
+from anharm.wire.broker_connection import connect_to_broker
 from anharm.wire.messages import (
     LARGEST_FRAME,
     PROTOCOL_VERSION,
@@ -50,8 +51,7 @@ class Client:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, number: int) -> None:
         self.name = f"load-{number}"
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.connect(endpoint)
+        self.socket = connect_to_broker(context, endpoint, None, largest_frame=LARGEST_FRAME)
         self.socket.send(encode(Hello(PROTOCOL_VERSION, self.name, self.name)))
         while isinstance(message := decode(self.socket.recv(), LARGEST_FRAME), Waiting):
             self.socket.send(encode(Alive(self.name)))
