@@ -441,13 +441,27 @@ class Broker:
         killed must not keep the run from ending.
         """
         for client in [c for c in self.clients.values() if now - c.last_heard > limit]:
-            text = f"lattice client {client.name} has been silent for {limit:.0f} s: given up"
-            logger.warning(text)
-            self.record.log(text, "warning")
-            del self.clients[client.name]
+            self._give_up(client, f"has been silent for {limit:.0f} s")
             if not self.clients and self.n_finished:
                 return self.stop("i-PI ended the dynamics", "")
         return []
+
+    def give_up(self, address: bytes) -> None:
+        """Give up the client that does not read what it is sent; its answer is lost to it.
+
+        It is asked to join again when it next says that it is alive.
+        """
+        client = next((c for c in self.clients.values() if c.address == address), None)
+        if client is None:
+            logger.warning("a peer that has not joined does not read its answers")
+        else:
+            self._give_up(client, "does not read its messages")
+
+    def _give_up(self, client: LatticeClient, why: str) -> None:
+        text = f"lattice client {client.name} {why}: given up"
+        logger.warning(text)
+        self.record.log(text, "warning")
+        del self.clients[client.name]
 
     @property
     def n_steps(self) -> int:

@@ -15,7 +15,7 @@ import zmq
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.broker import Broker, Reply
-from anharm.server.broker_socket import broker_socket
+from anharm.server.broker_socket import broker_socket, send_to
 from anharm.server.engine_runs import ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.labelling import (
@@ -294,10 +294,11 @@ class _BrokerProcess:
 
     def _send(self, socket: zmq.Socket[bytes], replies: list[Reply]) -> None:
         for address, message in replies:
-            try:
-                socket.send_multipart([address, self._frame(message)], zmq.NOBLOCK, copy=False)
-            except zmq.ZMQError as error:
-                logger.warning("a client could not be answered: %s", error)
+            delivery = send_to(socket, address, self._frame(message))
+            if delivery == "full":
+                self.broker.give_up(address)
+            elif delivery == "gone":
+                logger.debug("a client left before its answer")  # its silence will be noticed
 
     def _frame(self, message: Message) -> zmq.Frame:
         """A message to send; a model, which may be large, is held once for all who want it."""

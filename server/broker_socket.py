@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import zmq
 
@@ -20,6 +21,8 @@ from anharm.wire.curve_keys import authenticator, secure_broker
 HANDSHAKE_MILLISECONDS = 10_000
 # A client waits for its answer before it sends again; more than a few messages are a flood.
 LONGEST_QUEUE = 16
+
+Delivery = Literal["sent", "gone", "full"]
 
 
 @contextmanager
@@ -52,6 +55,7 @@ def broker_socket(
     socket.setsockopt(zmq.RCVHWM, LONGEST_QUEUE)
     socket.setsockopt(zmq.SNDHWM, LONGEST_QUEUE)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # say what cannot be sent; do not drop it silently
     socket.setsockopt(zmq.LINGER, 2000)
     set_heartbeat(socket, endpoint)
     with ExitStack() as leaving:
@@ -66,6 +70,30 @@ def broker_socket(
             path = Path(endpoint.removeprefix("ipc://"))
             leaving.callback(path.unlink, missing_ok=True)
         yield socket
+
+
+def send_to(socket: zmq.Socket[bytes], address: bytes, frame: zmq.Frame) -> Delivery:
+    """Send one message to one client, without waiting.
+
+    Returns
+    -------
+    "sent", "gone" or "full"
+        "gone" where nobody with this address is connected, "full" where the client has left as
+        many messages unread as are kept for it.
+    """
+    for _ in range(2):
+        try:
+            socket.send_multipart([address, frame], zmq.NOBLOCK, copy=False)
+            return "sent"
+        except zmq.Again:
+            # ZeroMQ looks about once per millisecond at what the client has taken from its queue,
+            # which is too seldom for one that asks often; asking for events makes it look now.
+            socket.getsockopt(zmq.EVENTS)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return "gone"
+    return "full"
 
 
 def _close(socket: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]]) -> None:
