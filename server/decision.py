@@ -23,9 +23,8 @@ from hashlib import blake2b
 from math import isfinite
 from typing import Any, Literal
 
-import numpy as np
-
 from anharm.configuration import TrainingSection
+from anharm.server.error_window import ErrorWindow
 from anharm.server.thresholds import AdaptiveHistory, threshold_of
 
 Rule = Literal[
@@ -42,10 +41,6 @@ Rule = Literal[
 Verdict = Literal["continue", "label", "budget"]
 
 
-def _no_errors() -> np.ndarray:
-    return np.empty(0)
-
-
 @dataclass(frozen=True, eq=False)
 class TrajectoryState:
     """What the decision remembers of one trajectory; its steps are numbered without gaps.
@@ -54,9 +49,9 @@ class TrajectoryState:
     ----------
     trajectory : str
         Name of the trajectory.
-    errors : ndarray, shape (at most the window,)
-        Errors of the last steps in eV/Angstrom, oldest first; one entry per step, which
-        is the error of the model that finally drove it.
+    errors : ErrorWindow
+        Errors of the last steps, at most the window, in eV/Angstrom, oldest first; one entry
+        per step, which is the error of the model that finally drove it.
     last_step : int or None
         The step observed last.
     last_label_step : int or None
@@ -72,7 +67,7 @@ class TrajectoryState:
     """
 
     trajectory: str
-    errors: np.ndarray = field(default_factory=_no_errors)
+    errors: ErrorWindow = field(default_factory=ErrorWindow)
     last_step: int | None = None
     last_label_step: int | None = None
     last_refit_step: int | None = None
@@ -84,7 +79,7 @@ class TrajectoryState:
     @property
     def mean_error(self) -> float | None:
         """Average error over the window (eV/Angstrom); None before the first step."""
-        return float(self.errors.sum()) / len(self.errors) if len(self.errors) else None
+        return self.errors.mean
 
     @property
     def awaits_label(self) -> bool:
@@ -97,7 +92,7 @@ class TrajectoryState:
         """Return the state as plain numbers and lists, exactly, for the record."""
         return {
             **self.__dict__,
-            "errors": self.errors.tolist(),
+            "errors": list(self.errors),
             "adaptive": self.adaptive.as_dict(),
         }
 
@@ -107,7 +102,7 @@ class TrajectoryState:
         return cls(
             **{
                 **content,
-                "errors": np.array(content["errors"], dtype=float),
+                "errors": ErrorWindow(content["errors"]),
                 "adaptive": AdaptiveHistory.from_dict(content.get("adaptive", {})),
             }
         )
@@ -200,9 +195,9 @@ def decide(
     if last is not None and step > last + 1:
         raise ValueError(f"step {step} comes after step {last}")
     again = last is not None and step <= last
-    others = _without(state, step) if again else state.errors[-settings.window :]
+    others = _without(state, step) if again else state.errors.last(settings.window)
     count = len(others)
-    mean = float(others.sum()) / count if count else None
+    mean = others.mean
     if settings.rule == "adaptive-history" and 0 < state.model_version < observation.model_version:
         state = replace(state, adaptive=state.adaptive.after_refit(error, settings))
 
@@ -224,10 +219,10 @@ def decide(
     return _advance(state, decision, settings.window), decision
 
 
-def _without(state: TrajectoryState, step: int) -> np.ndarray:
+def _without(state: TrajectoryState, step: int) -> ErrorWindow:
     """Return the errors of the window without that of one step, if it is still there."""
     slot = _slot(state, step)
-    return state.errors if slot is None else np.delete(state.errors, slot)
+    return state.errors if slot is None else state.errors.without(slot)
 
 
 def _slot(state: TrajectoryState, step: int) -> int | None:
@@ -288,16 +283,13 @@ def refitted(state: TrajectoryState) -> TrajectoryState:
 def _advance(state: TrajectoryState, decision: Decision, window: int) -> TrajectoryState:
     """Return the state with the error of a step added, or put in the place of its older one."""
     if state.last_step is not None and decision.step <= state.last_step:
-        errors, slot = state.errors.copy(), _slot(state, decision.step)
+        errors, slot = state.errors, _slot(state, decision.step)
         if slot is not None:
-            errors[slot] = decision.value
-        errors.setflags(write=False)
+            errors = errors.replaced(slot, decision.value)
         return replace(state, errors=errors, model_version=decision.model_version)
-    errors = np.append(state.errors, decision.value)[-window:]
-    errors.setflags(write=False)
     return TrajectoryState(
         trajectory=state.trajectory,
-        errors=errors,
+        errors=state.errors.appended(decision.value, window),
         last_step=decision.step,
         last_label_step=decision.step if decision.label else state.last_label_step,
         last_refit_step=state.last_refit_step,

@@ -1,0 +1,91 @@
+"""The errors of a trajectory's last steps and their mean, at a cost that no window makes larger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+# Every float is an integer times 2**-1074.
+_BITS = 1074
+
+
+class ErrorWindow(Sequence[float]):
+    """Immutable sequence of errors (eV/Angstrom), oldest first, which knows its mean.
+
+    The sum is kept as an integer, exactly: it neither drifts, however many errors come and go, nor
+    depends on where a run was interrupted and its sum begun anew.
+
+    Windows that follow each other share one list, which only ever grows at its end; the errors
+    that have left the window are cleared away when they are as many as those in it.
+
+    Parameters
+    ----------
+    errors : iterable of float
+        Finite.
+    """
+
+    __slots__ = ("_shared", "_start", "_stop", "_sum")
+
+    def __init__(self, errors: Iterable[float] = ()) -> None:
+        self._shared = [float(error) for error in errors]
+        self._start, self._stop = 0, len(self._shared)
+        self._sum = sum(map(_exact, self._shared))
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        if isinstance(index, slice):
+            return self._shared[self._start : self._stop][index]
+        return self._shared[range(self._start, self._stop)[index]]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the errors, correctly rounded; None without any."""
+        return self._sum / (len(self) << _BITS) if len(self) else None
+
+    def appended(self, error: float, most: int) -> ErrorWindow:
+        """Return the window with another error, and without the oldest beyond `most`."""
+        shared, start = self._shared, self._start
+        if len(shared) > self._stop or start > max(len(self), 1):
+            # The list goes on with another window, or holds too much that is past.
+            shared, start = shared[start : self._stop], 0
+        shared.append(error)
+        window = ErrorWindow()
+        window._shared, window._start, window._stop = shared, start, start + len(self) + 1
+        window._sum = self._sum + _exact(error)
+        return window.last(most)
+
+    def last(self, most: int) -> ErrorWindow:
+        """Return the window of the last errors, at most so many."""
+        if len(self) <= most:
+            return self
+        window = ErrorWindow()
+        window._shared, window._start, window._stop = self._shared, self._stop - most, self._stop
+        gone = self._shared[self._start : window._start]
+        window._sum = self._sum - sum(map(_exact, gone))
+        return window
+
+    def without(self, index: int) -> ErrorWindow:
+        """Return the window without one of its errors, counted from the oldest."""
+        errors = list(self)
+        del errors[index]
+        return ErrorWindow(errors)
+
+    def replaced(self, index: int, error: float) -> ErrorWindow:
+        """Return the window with another error in the place of one."""
+        errors = list(self)
+        errors[index] = error
+        return ErrorWindow(errors)
+
+
+def _exact(error: float) -> int:
+    """A finite float in units of 2**-1074."""
+    numerator, denominator = error.as_integer_ratio()
+    return numerator << (_BITS + 1 - denominator.bit_length())
