@@ -184,6 +184,16 @@ def reference(run_file: Path) -> None:
 
 
 @cli.command()
+@RUN_FILE
+def cluster(run_file: Path) -> None:
+    """Start reference clients on other nodes through Parsl: [reference.cluster]."""
+    from anharm.configuration import load_configuration
+    from anharm.server.cluster import run_cluster
+
+    run_cluster(load_configuration(run_file))
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIRECTORY")
 def keys(folder: Path) -> None:
     """Make the keys that a broker reachable from other hosts needs (run.keys)."""

@@ -12,8 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from anharm.configuration_cluster import QUEUE_SECONDS, ClusterSection, check_reachable
 from anharm.configuration_values import (
     CommandLine,
     CommandLines,
@@ -28,6 +29,7 @@ from anharm.configuration_values import (
     Patterns,
     ReferenceAddress,
     RunDirectory,
+    Section,
     Supercell,
     is_local,
     problem,
@@ -48,19 +50,6 @@ RULE_KEYS = {
     },
 }  # keys of [training] that belong to some rules only
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, other systems 103
-
-
-class Section(BaseModel):
-    """A table of run.toml: unknown keys are errors, values keep their TOML type."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
 
 
 class CrystalSection(Section):
@@ -264,6 +253,9 @@ class ReferenceSection(Section):
     clients: int = Field(
         default=1, ge=1, le=10_000, description="a number of clients from 1 to 10000"
     )
+    cluster: ClusterSection | None = Field(
+        default=None, description="a table that says how Parsl gets the clients' nodes"
+    )
     input: ExistingFile | None = Field(
         default=None, description="the path of the DFT code's input file"
     )
@@ -286,7 +278,7 @@ class ReferenceSection(Section):
     )
     time_limit: float = Field(default=3600.0, gt=0, le=1e8, description="a time in seconds above 0")
     connection_limit: float = Field(
-        default=60.0, gt=0, le=1e8, description="a time in seconds above 0"
+        default=FILLED_IN, gt=0, le=1e8, description="a time in seconds above 0"
     )
     attempts: int = Field(default=3, ge=1, le=100, description="a number of attempts from 1 to 100")
 
@@ -308,6 +300,27 @@ class ReferenceSection(Section):
         if value and info.data.get("calculator") is not None:
             raise problem("[reference.calculator] is given as well: keep one of the two")
         return value
+
+    @field_validator("cluster")
+    @classmethod
+    def _is_reachable_from_nodes(
+        cls, value: ClusterSection | None, info: ValidationInfo
+    ) -> ClusterSection | None:
+        if value is not None and {"address", "command", "calculator"} <= info.data.keys():
+            if not info.data["command"] and info.data["calculator"] is None:
+                raise problem("it says where clients run, but not which: give reference.command")
+            own_client = info.data["calculator"] is not None
+            check_reachable(value, info.data["address"], own_client)
+        return value
+
+    @field_validator("connection_limit", mode="before")
+    @classmethod
+    def _covers_queue(cls, value: object, info: ValidationInfo) -> object:
+        """Jobs wait in queues; blocks that fail are noticed long before."""
+        if value is not None:
+            return value
+        cluster = info.data.get("cluster")
+        return QUEUE_SECONDS if cluster is not None and cluster.provider != "local" else 60.0
 
     @field_validator("clients")
     @classmethod

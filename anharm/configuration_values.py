@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 IntegerMatrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
@@ -18,6 +18,19 @@ CutoffTable = dict[int, float | dict[int, float]]
 
 LARGEST_CUTOFF = 50.0  # Angstrom
 LARGEST_SUPERCELL = 100_000  # primitive cells
+
+
+class Section(BaseModel):
+    """A table of run.toml: unknown keys are errors, values keep their TOML type."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 def problem(message: str) -> PydanticCustomError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from anharm.configuration import RunConfiguration
 from anharm.configuration_values import is_local
 from anharm.errors import ConfigurationError, RunFailed
+from anharm.server.cluster_blocks import import_parsl
 from anharm.server.engine_consistency import check_consistency, read_dft_input
 from anharm.server.engine_restart import (
     RESUMED_INPUT,
@@ -85,6 +86,8 @@ def prepare(configuration: RunConfiguration) -> Preparation:
     engines = read_engine_runs(configuration)
     system = build_system(configuration, "run")
     reference = configuration.reference
+    if reference.cluster is not None:
+        import_parsl()
     if not is_local(reference.address):
         logger.warning(REMOTE_WARNING, reference.address)
     dft = None
@@ -98,23 +101,42 @@ def prepare(configuration: RunConfiguration) -> Preparation:
         engines,
         system,
         resolve_command(configuration.engine.command, "engine.command"),
-        _reference_commands(configuration),
+        () if reference.cluster is not None else reference_commands(configuration),
     )
     logger.debug("i-PI is %s", preparation.engine_executable)
     return preparation
 
 
-def _reference_commands(configuration: RunConfiguration) -> tuple[tuple[str, ...], ...]:
-    """Command lines of the reference clients that this run starts itself."""
+def reference_commands(
+    configuration: RunConfiguration, elsewhere: bool = False
+) -> tuple[tuple[str, ...], ...]:
+    """Command lines of the reference clients, one each.
+
+    Parameters
+    ----------
+    configuration : RunConfiguration
+    elsewhere : bool
+        Whether they run on other nodes, whose programs need not be here.
+    """
     reference = configuration.reference
     assert reference is not None
     if reference.calculator is not None:
         own = (sys.executable, "-m", "anharm", "reference", str(configuration.path))
         return (own,) * reference.clients
+    names = {"run": str(configuration.path)}
+    if elsewhere:
+        return tuple(split_command(line, names) for line in reference.command_lines)
     return tuple(
-        resolve_command(line, "reference.command", {"run": str(configuration.path)})
-        for line in reference.command_lines
+        resolve_command(line, "reference.command", names) for line in reference.command_lines
     )
+
+
+def split_command(line: str, names: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Split a command line, and put values in the place of names in braces."""
+    words = shlex.split(line)
+    for name, value in (names or {}).items():
+        words = [word.replace("{" + name + "}", value) for word in words]
+    return tuple(words)
 
 
 def resolve_command(line: str, key: str, names: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -125,9 +147,7 @@ def resolve_command(line: str, key: str, names: Mapping[str, str] | None = None)
     ConfigurationError
         If the executable is not there.
     """
-    words = shlex.split(line)
-    for name, value in (names or {}).items():
-        words = [word.replace("{" + name + "}", value) for word in words]
+    words = split_command(line, names)
     executable = shutil.which(words[0], path=search_path())
     if executable is None:
         raise ConfigurationError(
@@ -321,7 +341,7 @@ def _where_to_continue(run: EngineRun, copy: Path) -> Path | None:
     return resumed
 
 
-def prepare_reference_directory(preparation: Preparation, number: int) -> Path:
+def prepare_reference_directory(configuration: RunConfiguration, number: int) -> Path:
     """Make the working folder of a reference client and copy its files there.
 
     Raises
@@ -329,7 +349,6 @@ def prepare_reference_directory(preparation: Preparation, number: int) -> Path:
     RunFailed
         If it cannot be written.
     """
-    configuration = preparation.configuration
     assert configuration.reference is not None
     folder = configuration.run.directory / REFERENCE_FOLDER.format(number)
     files = list(configuration.reference.files)

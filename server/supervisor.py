@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
+from anharm.server.cluster import CLUSTER
 from anharm.server.engine_restart import newest_checkpoint
 from anharm.server.engine_runs import EngineRun
 from anharm.server.preflight import (
@@ -43,6 +44,7 @@ _START_SECONDS = 60.0
 _END_SECONDS = 30.0
 _LAST_WORD_SECONDS = 10.0
 _LAST_STEP_SECONDS = 5.0
+_CANCEL_SECONDS = 60.0  # for giving back the nodes of a cluster
 _RESTARTS = 3
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
@@ -128,8 +130,10 @@ class _Supervisor:
         self.broker = self._start_broker(self.resume)
         self._await_broker()
         for number in range(1, len(self.preparation.reference_commands) + 1):
-            prepare_reference_directory(self.preparation, number)
+            prepare_reference_directory(self.configuration, number)
             self.references.append(self._start_reference(number))
+        if self._is_on_cluster:
+            self.references.append(self._start_reference(1))
         runs = [run for run in self.preparation.engines if run.name in self.engine_inputs]
         for run in runs:
             self._start_clients(run)
@@ -156,7 +160,15 @@ class _Supervisor:
                 label = name if section.clients == 1 else f"{name}-{number}"
                 self.clients.append(self._start(label, self._own("client", *words)))
 
+    @property
+    def _is_on_cluster(self) -> bool:
+        reference = self.configuration.reference
+        return reference is not None and reference.cluster is not None
+
     def _start_reference(self, number: int) -> ManagedProcess:
+        """A reference client, or the launcher that starts all of them elsewhere."""
+        if self._is_on_cluster:
+            return self._start(CLUSTER, self._own("cluster"))
         command = self.preparation.reference_commands[number - 1]
         folder = self.directory / REFERENCE_FOLDER.format(number)
         return self._start(f"reference-{number}", command, folder)
@@ -170,7 +182,7 @@ class _Supervisor:
         self, name: str, command: tuple[str, ...], folder: Path | None = None
     ) -> ManagedProcess:
         environment = {"PATH": search_path(), "PYTHONUNBUFFERED": "1", **_ALLOW_MPI_AS_ROOT}
-        if not name.startswith("reference-"):
+        if not name.startswith(("reference-", CLUSTER)):
             environment |= _ONE_THREAD
         log = self.directory / "logs" / f"{name}.log"
         with interruptions_deferred():
@@ -288,10 +300,10 @@ class _Supervisor:
         if status.phase == "stopped":
             return
         for index, child in enumerate(self.references):
-            if child.exit_code not in (None, 2):  # 2: what it was told to do cannot be done
+            if child.exit_code is not None and not _is_final(child):
                 start = partial(self._start_reference, index + 1)
                 self.references[index] = self._restarts.revive(child, start) or child
-        is_given_up = [c.exit_code == 2 or self._restarts.is_given_up(c) for c in self.references]
+        is_given_up = [_is_final(c) or self._restarts.is_given_up(c) for c in self.references]
         if self.references and all(is_given_up) and status.pending:
             self._check_broker()
             raise self._died(self.references[0])
@@ -362,6 +374,15 @@ class _Supervisor:
         for child in reversed(self.children):
             child.ask_to_end()
         for child in reversed(self.children):
-            child.end(_LAST_WORD_SECONDS)
+            child.end(_CANCEL_SECONDS if child.name == CLUSTER else _LAST_WORD_SECONDS)
         self._line.close()
         signal.signal(signal.SIGINT, previous)
+
+
+def _is_final(child: ManagedProcess) -> bool:
+    """Whether a reference client ended for a reason that another start would not cure.
+
+    2 means that what it was told to do cannot be done. The launcher of a cluster has tried again
+    itself before it fails.
+    """
+    return child.exit_code == 2 or (child.name == CLUSTER and child.exit_code == 1)
