@@ -139,7 +139,7 @@ def _parsl_configuration(
     assert cluster is not None
     is_local = cluster.provider == "local"
     # A block that dies is noticed by silence.
-    beat, silence = (3, 15) if is_local else (15, 60)
+    beat, silence = (2, 6) if is_local else (15, 60)
     executor = HighThroughputExecutor(
         label="reference",
         address=address_for_nodes(cluster, reference.address),
@@ -155,7 +155,7 @@ def _parsl_configuration(
         executors=[executor],
         run_dir=str(folder),
         strategy="htex_auto_scale",
-        strategy_period=1 if is_local else 10,
+        strategy_period=1 if is_local else 5,
         max_idletime=30.0,
         retries=0,
         usage_tracking=0,
@@ -213,7 +213,11 @@ def make_provider(cluster: ClusterSection, clients: int) -> Any:
             clock = f"{{ sleep {cluster.seconds}; kill 0; }} &\n"
             options["launcher"] = WrappedLauncher(clock)
             options["worker_init"] += "\ntrap 'kill 0' EXIT"
-        return providers.LocalProvider(**options)
+
+        class LocalProvider(providers.LocalProvider):
+            status_polling_interval = 1  # s; processes may be looked at more often than a queue
+
+        return LocalProvider(**options)
     options |= {"walltime": cluster.walltime, "scheduler_options": cluster.scheduler_options}
     cores = -(-cluster.cores * cluster.clients_per_block // cluster.nodes)  # per node
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from anharm.configuration_cluster import ClusterSection
 from anharm.configuration_sections import (
     CrystalSection,
     EngineSection,
@@ -21,6 +22,7 @@ MANUAL = Path(__file__).parents[2] / "docs" / "run-toml.md"
 @pytest.mark.parametrize(
     "section",
     [
+        ClusterSection,
         CrystalSection,
         EngineSection,
         ExpansionSection,

@@ -73,9 +73,9 @@ def test_clients_come_when_labels_are_wanted_and_go_when_not(job):
 
 def test_no_label_is_lost_when_a_client_is_killed_and_when_the_walltime_of_its_block_ends(job):
     job.set_steps(20)
-    job.set(training__initial_configurations=8, reference__attempts=5)
+    job.set(training__initial_configurations=10, reference__attempts=5)
     job.use_calculator(CALCULATION.format(seconds=1.5))
-    on_cluster(job, walltime="00:00:10")
+    on_cluster(job, walltime="00:00:15")
     process = job.start_run()
     job.wait_for(lambda: job.n_labels() >= 1 and len(calculations(job, "begun")) >= 2)
     os.kill(job.process_of("anharm reference"), signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_no_label_is_lost_when_a_client_is_killed_and_when_the_walltime_of_its_b
     assert "reference-1 was ended by the signal SIGKILL" in log
     assert "reference-1 was lost with its block" in log
     with job.record() as record:
-        assert record.label_count() >= 8
+        assert record.label_count() >= 10
         assert not list(record.rejected_labels())
         n_labels = record.label_count()
     begun, finished = calculations(job, "begun"), calculations(job, "finished")
