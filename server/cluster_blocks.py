@@ -143,7 +143,8 @@ def _parsl_configuration(
     executor = HighThroughputExecutor(
         label="reference",
         address=address_for_nodes(cluster, reference.address),
-        provider=make_provider(cluster, len_clients(reference)),
+        provider=make_provider(cluster, number_of_clients(reference)),
+        interchange_launch_cmd=[str(Path(sys.executable).parent / "interchange.py")],
         max_workers_per_node=cluster.clients_per_block,
         cores_per_worker=1e-3,  # the scheduler counts the cores, Parsl the clients
         encrypted=True,
@@ -162,7 +163,7 @@ def _parsl_configuration(
     )
 
 
-def len_clients(reference: ReferenceSection) -> int:
+def number_of_clients(reference: ReferenceSection) -> int:
     """Clients that may run at once."""
     return len(reference.command_lines) or reference.clients
 
