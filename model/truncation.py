@@ -2,8 +2,9 @@
 
 What an expansion of highest order n lacks is range at its own orders and everything at the next.
 Range missing at order k + 1 gives forces that grow as the k-th power of the displacements around
-an atom; the next order's are largest along bonds that are stretched or compressed. A shape is the
-square of such a growth; the variance of what is missing is a sum of shapes (`noise`).
+an atom; the next order's are largest along bonds that are stretched or compressed; and what is
+missing anywhere pulls the parameters, whose error grows with all displacements together. A shape is
+the square of such a growth; the variance of what is missing is a sum of shapes (`noise`).
 """
 
 from __future__ import annotations
@@ -63,17 +64,18 @@ class TruncationShapes:
 
         Returns
         -------
-        (3 n_atoms, 1 + 2 highest_order) float
-            A constant; the powers 1 to `highest_order` of the local mean square amplitude; and, of
-            the same powers, the sums over bonds b of (stretch of b)^2k (direction of b)^2. In units
-            of `UNIT_AMPLITUDE`.
+        (3 n_atoms, 3 + 2 highest_order) float
+            A constant; the first two powers of the mean square amplitude of all atoms; the powers 1
+            to `highest_order` of the local mean square amplitude; and, of the same powers, the sums
+            over bonds b of (stretch of b)^2k (direction of b)^2. In units of `UNIT_AMPLITUDE`.
         """
         powers = range(1, self._highest_order + 1)
         amplitudes = self.local_amplitudes(displacements) / UNIT_AMPLITUDE**2
         relative = displacements[self._bond_second] - displacements[self._bond_first]
         stretches = np.einsum("bi,bi->b", relative, self._directions) ** 2 / UNIT_AMPLITUDE**2
         along = self._directions**2
-        columns = [np.ones(3 * self._n_atoms)]
+        everywhere = float(amplitudes.mean())
+        columns = [np.full(3 * self._n_atoms, everywhere**k) for k in range(3)]
         columns += [np.repeat(amplitudes**k, 3) for k in powers]
         for k in powers:
             weighted = stretches[:, None] ** k * along
