@@ -2,8 +2,8 @@
 
 A real broker with a real first model (silicon, Tersoff labels) serves 64 lattice clients, which
 speak the real messages from one process but evaluate nothing. Measured are the round trip of one
-client alone (what a decision adds to a step), the rate of all together, the broker's memory as
-observations accumulate, and the size of the record.
+client alone (what a decision adds to a step), the rate and the round trips of all together, the
+broker's memory as observations accumulate, and the size of the record.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from contextlib import closing
 from pathlib import Path
+from random import Random
 from statistics import median
 
 import numpy as np
@@ -43,33 +47,36 @@ INPUTS = Path(__file__).parents[1] / "inputs" / "silicon"
 SETTINGS = "[training]\ninitial_configurations = 2\naudit_interval = 0\nfactor = 1000.0\n"
 N_ATOMS = 64
 CLIENTS = 64
-MOST_IN_A_ROW = 200_000  # observations between two lines of the table
+MOST_IN_A_ROW = 100_000  # observations between two lines of the table
+PACED = 20_000  # observations at 1000 per second
+PATIENCE = 60.0  # seconds without any answer
 
 
 class Client:
-    """One lattice client without a model: it observes the same error again and again."""
+    """One lattice client without a model: its errors and energies are random numbers."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, number: int) -> None:
         self.name = f"load-{number}"
         self.socket = connect_to_broker(context, endpoint, None, largest_frame=LARGEST_FRAME)
+        self.socket.setsockopt(zmq.RCVTIMEO, int(PATIENCE * 1000))
         self.socket.send(encode(Hello(PROTOCOL_VERSION, self.name, self.name)))
         while isinstance(message := decode(self.socket.recv(), LARGEST_FRAME), Waiting):
             self.socket.send(encode(Alive(self.name)))
         assert isinstance(message, NewModel), message
         self.version = message.version
         self.sequence = -1
+        self.asked = 0.0
+        self.random = Random(number)
 
     def observe(self) -> None:
         """Send the observation of another step."""
         self.sequence += 1
         digest = self.sequence.to_bytes(8, "little")
-        error = 0.01 + 0.001 * ((self.sequence * 7919) % 1000) / 1000
+        mean, energy = self.random.gauss(0.01, 0.001), self.random.gauss(-1e3, 1.0)
+        errors = (2.5 * mean, mean, 1.2 * mean)
+        self.asked = time.perf_counter()
         self.socket.send(
-            encode(
-                Observation(
-                    self.name, self.sequence, digest, self.version, error, error, error, -1e3
-                )
-            )
+            encode(Observation(self.name, self.sequence, digest, self.version, *errors, energy))
         )
 
     def is_answered(self) -> bool:
@@ -89,32 +96,43 @@ def round_trips(client: Client, count: int) -> list[float]:
     """Seconds from an observation to its answer, one after the other."""
     found = []
     for _ in range(count):
-        start = time.perf_counter()
         client.observe()
         while not client.is_answered():
             pass
-        found.append(time.perf_counter() - start)
+        found.append(time.perf_counter() - client.asked)
     return found
 
 
-def drive(clients: list[Client], count: int, rate: float | None) -> float:
-    """Let all clients observe, at most `rate` times per second in total; returns the rate."""
+def drive(clients: list[Client], count: int, rate: float | None) -> list[float]:
+    """Let all clients observe, at most `rate` times per second in total; seconds to each answer.
+
+    Raises
+    ------
+    RuntimeError
+        If answers stay out.
+    """
     poller = zmq.Poller()
     by_socket = {client.socket: client for client in clients}
     for client in clients:
         poller.register(client.socket, zmq.POLLIN)
-    start = time.perf_counter()
-    idle, sent, answered = list(clients), 0, 0
-    while answered < count:
-        allowed = count if rate is None else int(rate * (time.perf_counter() - start)) + 1
+    start = heard = time.perf_counter()
+    idle, sent = deque(clients), 0
+    found: list[float] = []
+    while len(found) < count:
+        now = time.perf_counter()
+        allowed = count if rate is None else int(rate * (now - start)) + 1
         while idle and sent < min(count, allowed):
-            idle.pop(0).observe()
+            idle.popleft().observe()
             sent += 1
         for socket, _ in poller.poll(1):
-            if by_socket[socket].is_answered():
-                answered += 1
-                idle.append(by_socket[socket])
-    return count / (time.perf_counter() - start)
+            heard = now
+            client = by_socket[socket]
+            if client.is_answered():
+                found.append(time.perf_counter() - client.asked)
+                idle.append(client)
+        if sent > len(found) and now - heard > PATIENCE:
+            raise RuntimeError(f"{sent - len(found)} clients have had no answer for {PATIENCE} s")
+    return found
 
 
 def memory(process: int) -> float:
@@ -129,36 +147,50 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(broker: int, endpoint: str, directory: Path, observations: int) -> None:
-    """Print the table."""
+def describe(trips: list[float]) -> str:
+    """Median and tail of round trips."""
+    tail = np.quantile(trips, 0.95)
+    return f"median {median(trips) * 1e3:.3f} ms, 95 % below {tail * 1e3:.3f} ms"
+
+
+def measure(broker: int, endpoint: str, observations: int) -> int:
+    """Print the table; returns how many observations the broker has taken."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     alone = Client(context, endpoint, 0)
     round_trips(alone, 500)
-    trips = round_trips(alone, 5000)
-    print(f"round trip of one client: median {median(trips) * 1e3:.3f} ms, ", end="")
-    print(f"95 % below {np.quantile(trips, 0.95) * 1e3:.3f} ms", flush=True)
+    print(f"round trip of one client: {describe(round_trips(alone, 5000))}", flush=True)
     clients = [alone, *(Client(context, endpoint, n) for n in range(1, CLIENTS))]
-    before = processor_seconds(broker)
-    rate = drive(clients, 10_000, rate=1000.0)
-    share = (processor_seconds(broker) - before) / (10_000 / rate)
-    print(
-        f"{CLIENTS} clients held to 1000/s: {rate:.0f}/s, broker at {share:.0%} of a core",
-        flush=True,
-    )
-    done, sizes = 15_500, []
+    before, start = processor_seconds(broker), time.perf_counter()
+    trips = drive(clients, PACED, rate=1000.0)
+    seconds = time.perf_counter() - start
+    share = (processor_seconds(broker) - before) / seconds
+    print(f"{CLIENTS} clients held to 1000/s: {PACED / seconds:.0f}/s, {describe(trips)},", end="")
+    print(f" broker at {share:.0%} of a core, {memory(broker):.1f} MB", flush=True)
+    done = 5500 + PACED
     while done < observations:
         part = min(MOST_IN_A_ROW, observations - done)
-        rate = drive(clients, part, rate=None)
+        start = time.perf_counter()
+        drive(clients, part, rate=None)
         done += part
-        sizes.append(memory(broker))
-        print(f"{done:9d} observations: {sizes[-1]:6.1f} MB, {rate:.0f}/s unpaced", flush=True)
+        rate = part / (time.perf_counter() - start)
+        print(f"{done:9d} observations: {memory(broker):6.1f} MB, {rate:.0f}/s unpaced", flush=True)
     for client in clients:
         client.socket.send(encode(Goodbye(client.name, "")))
         client.socket.close(linger=1000)
     context.term()
-    files = {path.name: path.stat().st_size for path in directory.glob("record.sqlite*")}
-    size = sum(files.values())
-    print(f"record: {size / 1e6:.1f} MB, {size / done:.1f} bytes per observation")
+    return done
+
+
+def print_record(directory: Path, done: int) -> None:
+    """Say how large the record of a run that has ended is, and what it holds."""
+    size = sum(path.stat().st_size for path in directory.glob("record.sqlite*"))
+    with closing(sqlite3.connect(directory / "record.sqlite")) as record:
+        (observed,) = record.execute("SELECT sum(length(content)) FROM observations").fetchone()
+        sampled, kept = record.execute(
+            "SELECT sum(length(positions) + length(cell)), count(*) FROM configurations"
+        ).fetchone()
+    print(f"record: {size / 1e6:.1f} MB; observations {observed / done:.1f} bytes each, ", end="")
+    print(f"{kept} sampled configurations {sampled / 1e6:.1f} MB")
 
 
 def main() -> None:
@@ -184,8 +216,9 @@ def main() -> None:
         )
         try:
             run = configuration.run
-            measure(broker.pid, run.broker_endpoint, run.directory, arguments.observations)
+            done = measure(broker.pid, run.broker_endpoint, arguments.observations)
             broker.wait(60)
+            print_record(run.directory, done)
             reference.wait(60)
         finally:
             for process in (broker, reference):
