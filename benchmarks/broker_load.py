@@ -72,8 +72,9 @@ class Client:
         """Send the observation of another step."""
         self.sequence += 1
         digest = self.sequence.to_bytes(8, "little")
-        mean, energy = self.random.gauss(0.01, 0.001), self.random.gauss(-1e3, 1.0)
-        errors = (2.5 * mean, mean, 1.2 * mean)
+        normal = self.random.gauss
+        mean, energy = normal(0.01, 0.001), normal(-1e3, 1.0)
+        errors = (mean * normal(2.5, 0.2), mean, mean * normal(1.2, 0.02))
         self.asked = time.perf_counter()
         self.socket.send(
             encode(Observation(self.name, self.sequence, digest, self.version, *errors, energy))

@@ -179,6 +179,8 @@ class BrokerLink:
             self._context, self._endpoint, self._keys, largest_frame=LARGEST_FRAME
         )
         while not self._closed.wait(_ALIVE_SECONDS):
+            while socket.poll(0):
+                socket.recv()  # who this is, the broker also asks where it is answered
             try:
                 socket.send(encode(Alive(self.name)), zmq.NOBLOCK)
             except zmq.Again:

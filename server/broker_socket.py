@@ -15,7 +15,7 @@ from anharm.errors import RunFailed
 from anharm.server.connection_limit import ConnectionLimit, raise_descriptor_limit
 from anharm.server.preflight import is_in_use
 from anharm.wire.addresses import parse_address
-from anharm.wire.broker_connection import set_heartbeat
+from anharm.wire.broker_connection import notice_lost_hosts
 from anharm.wire.curve_keys import authenticator, secure_broker
 
 HANDSHAKE_MILLISECONDS = 10_000
@@ -57,7 +57,7 @@ def broker_socket(
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MILLISECONDS)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # say what cannot be sent; do not drop it silently
     socket.setsockopt(zmq.LINGER, 2000)
-    set_heartbeat(socket, endpoint)
+    notice_lost_hosts(socket, endpoint)
     with ExitStack() as leaving:
         leaving.callback(_close, socket, context)
         if keys is not None:

@@ -6,10 +6,13 @@ import zmq
 
 from anharm.wire.curve_keys import secure_client
 
-# Whoever stops answering for so long is gone; a host that is merely busy answers sooner, since
-# ZeroMQ's own threads do it.
-HEARTBEAT_MILLISECONDS = 15_000
-SILENCE_MILLISECONDS = 120_000
+# Hosts that are gone without a word are noticed by the kernel's own probes. ZeroMQ's heartbeat would
+# end the process (libzmq 4.3.5: `Assertion failed: !_io_error`) where it falls due on a connection
+# that broke while the queue of received messages was full.
+IDLE_SECONDS = 60
+PROBE_SECONDS = 15
+PROBES = 4
+UNANSWERED_MILLISECONDS = 120_000
 
 
 def connect_to_broker(
@@ -43,7 +46,7 @@ def connect_to_broker(
     socket.setsockopt(zmq.MAXMSGSIZE, largest_frame)
     socket.setsockopt(zmq.RCVHWM, 64)
     socket.setsockopt(zmq.LINGER, linger_milliseconds)
-    set_heartbeat(socket, endpoint)
+    notice_lost_hosts(socket, endpoint)
     try:
         if keys is not None:
             secure_client(socket, keys)
@@ -54,9 +57,12 @@ def connect_to_broker(
     return socket
 
 
-def set_heartbeat(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Notice peers that are gone without a word, and understand IPv6 numbers."""
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MILLISECONDS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MILLISECONDS)
+def notice_lost_hosts(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Close connections to hosts that are gone without a word, and understand IPv6 numbers."""
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, IDLE_SECONDS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_SECONDS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, PROBES)
+    socket.setsockopt(zmq.TCP_MAXRT, UNANSWERED_MILLISECONDS)
     if "[" in endpoint:
         socket.setsockopt(zmq.IPV6, 1)

@@ -1,5 +1,7 @@
 """What the broker sends arrives, or the broker knows that it does not."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -52,3 +54,29 @@ def test_a_client_that_has_gone_is_noticed(pair):
     while send_to(router, address, zmq.Frame(b"anybody there?")) != "gone":
         assert time.monotonic() < deadline
         router.poll(10)
+
+
+MUTE_CLIENT = """
+import sys, time, zmq
+from anharm.wire.broker_connection import connect_to_broker
+socket = connect_to_broker(zmq.Context(), sys.argv[1], None, largest_frame=1000)
+socket.send(b"here I am")
+sys.stdin.read()
+"""
+
+
+@pytest.mark.long
+def test_a_client_that_does_not_read_survives_the_end_of_the_broker(tmp_path):
+    """It did not while ZeroMQ's heartbeat fell due every 15 s."""
+    endpoint = f"ipc://{tmp_path / 'broker'}"
+    words = [sys.executable, "-c", MUTE_CLIENT, endpoint]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as client:
+        with broker_socket(endpoint, None, 1000) as router:
+            assert router.poll(PATIENCE)
+            address = router.recv_multipart()[0]
+            while send_to(router, address, zmq.Frame(bytes(1000))) == "sent":
+                pass
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(20)
+        client.communicate()
+    assert client.returncode == 0
