@@ -190,8 +190,11 @@ def print_record(directory: Path, done: int) -> None:
         sampled, kept = record.execute(
             "SELECT sum(length(positions) + length(cell)), count(*) FROM configurations"
         ).fetchone()
+        (free,) = record.execute(
+            "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
+        ).fetchone()
     print(f"record: {size / 1e6:.1f} MB; observations {observed / done:.1f} bytes each, ", end="")
-    print(f"{kept} sampled configurations {sampled / 1e6:.1f} MB")
+    print(f"{kept} sampled configurations {sampled / 1e6:.1f} MB, free pages {free / 1e6:.1f} MB")
 
 
 def main() -> None:

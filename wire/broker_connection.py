@@ -6,9 +6,9 @@ import zmq
 
 from anharm.wire.curve_keys import secure_client
 
-# Hosts that are gone without a word are noticed by the kernel's own probes. ZeroMQ's heartbeat would
-# end the process (libzmq 4.3.5: `Assertion failed: !_io_error`) where it falls due on a connection
-# that broke while the queue of received messages was full.
+# Hosts that are gone without a word are noticed by the kernel's own probes. ZeroMQ's heartbeat
+# would end the process (libzmq 4.3.5: `Assertion failed: !_io_error`) where it falls due on a
+# connection that broke while the queue of received messages was full.
 IDLE_SECONDS = 60
 PROBE_SECONDS = 15
 PROBES = 4
