@@ -50,7 +50,7 @@ def listening(job):
 
 def test_clients_come_when_labels_are_wanted_and_go_when_not(job):
     """Two clients in two blocks; after the initial labels they are idle, and give them back."""
-    job.set_steps(1500)
+    job.set_steps(400)
     job.set(reference__clients=2, training__audit_interval=1000)
     on_cluster(job, idle_limit=0.0)
     process = job.start_run()
