@@ -23,7 +23,8 @@ from ase.io import read
 
 from anharm.model import Crystal, Expansion, StructurePredictor, build_expansion, fit_structures
 from anharm.model.labels import LabelReader
-from anharm.model.regression import SufficientStatistics, maximise_evidence
+from anharm.model.regression import maximise_evidence
+from anharm.model.sufficient_statistics import SufficientStatistics
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 CASES = {

@@ -12,8 +12,9 @@ from anharm.model.expansion import Expansion, build_expansion
 from anharm.model.force_field import ForceField, Prediction
 from anharm.model.lattice_sum import DesignRows, LatticeSum
 from anharm.model.prediction import LatticeCalculator, StructurePredictor
-from anharm.model.regression import Posterior, SufficientStatistics, maximise_evidence
+from anharm.model.regression import Posterior, maximise_evidence
 from anharm.model.storage import load_model, save_model
+from anharm.model.sufficient_statistics import SufficientStatistics
 from anharm.model.training import Trainer, fit_structures
 
 __all__ = [

@@ -9,121 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, qr, solve_triangular
-from scipy.linalg.lapack import dtpqrt, dtrtri
+from scipy.linalg.lapack import dtrtri
 
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.sufficient_statistics import SufficientStatistics
 
 _RELATIVE_NOISE_FLOOR = 1e-9  # noise below this fraction of the rms target is rounding
 FREE = 0  # the group of parameters that have no prior
 _FREE_PRECISION = 1e-12  # relative prior precision of free parameters, so that none is singular
-_SMALLEST_SQUARE = 1e-24  # of targets that are all zero
 _SMALLEST_SCALE = 1e-200  # of design rows that are all zero
 _PSEUDO_TARGETS = 2.0  # that a noise ratio counts as
-_BLOCK = 64  # columns that LAPACK factorises together
 _SMALLEST_PIVOT = 1e-4  # of a Cholesky factor of unit diagonal; its square is the conditioning
 _PRECISION_RANGE = 1e16  # a prior this much narrower or wider than its start has been decided
-
-
-@dataclass(frozen=True)
-class SufficientStatistics:
-    """All that labels say about the parameters, as one triangular factor.
-
-    The factor R of [Phi, t] = Q R keeps Phi^T Phi = R^T R without forming it, so that neither
-    ill-determined parameters nor the residual suffer from cancellation.
-
-    Parameters
-    ----------
-    factor : (M + 1, M + 1) float
-        Upper triangular; the last column belongs to the targets.
-    n_targets : int
-        Number of scalar targets seen.
-    log_weights : float
-        Sum of the logarithms of the targets' weights.
-    """
-
-    factor: FloatArray
-    n_targets: int
-    log_weights: float = 0.0
-
-    @classmethod
-    def empty(cls, n_parameters: int) -> SufficientStatistics:
-        """Statistics of no labels at all."""
-        return cls(np.zeros((n_parameters + 1, n_parameters + 1)), 0)
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of parameters M."""
-        return len(self.factor) - 1
-
-    @property
-    def square(self) -> float:
-        """Sum of the weighted squares of all targets."""
-        return float(self.factor[:, -1] @ self.factor[:, -1])
-
-    @property
-    def mean_square(self) -> float:
-        """Mean weighted square of the targets, or next to nothing where all are zero."""
-        return max(self.square / max(self.n_targets, 1), _SMALLEST_SQUARE)
-
-    @cached_property
-    def gram(self) -> FloatArray:
-        """(M, M) Phi^T Phi."""
-        rows = self.rows
-        gram: FloatArray = rows.T @ rows
-        return gram
-
-    @property
-    def rows(self) -> FloatArray:
-        """(n, M) rows of R that are not zero: fewer than M where there are few targets."""
-        rows = self.factor[:, :-1]
-        filled = rows.any(axis=1)
-        return rows if filled.all() else rows[filled]
-
-    def add(
-        self, rows: FloatArray, targets: FloatArray, weights: FloatArray | None = None
-    ) -> SufficientStatistics:
-        """Statistics with more targets, in O(n M^2).
-
-        Parameters
-        ----------
-        rows : (n, M) float
-            Design rows.
-        targets : (n,) float
-        weights : (n,) float, optional
-            Relative noise precisions of the targets; 1 without them.
-
-        Raises
-        ------
-        ModelError
-            If a number is not finite.
-        """
-        if not (np.isfinite(rows).all() and np.isfinite(targets).all()):
-            raise ModelError("a training target or its design row is not a finite number")
-        added = np.asfortranarray(np.column_stack([rows, targets]))
-        log_weights = self.log_weights
-        if weights is not None:
-            added *= np.sqrt(weights)[:, None]
-            log_weights += float(np.log(weights).sum())
-        size = self.n_parameters + 1
-        # QR of a triangle on top of a rectangle, which leaves the zeros of the triangle alone.
-        factor, _, _, failure = dtpqrt(
-            0, min(_BLOCK, size), np.asfortranarray(self.factor), added, overwrite_b=1
-        )
-        if failure:
-            raise ModelError(f"LAPACK could not update the factorisation (dtpqrt: {failure})")
-        return SufficientStatistics(
-            np.ascontiguousarray(np.triu(factor)), self.n_targets + len(rows), log_weights
-        )
-
-    def select(self, columns: IntArray) -> SufficientStatistics:
-        """Statistics of some of the parameters, those left out being zero in all rows."""
-        kept = np.append(columns, self.n_parameters)
-        return replace(self, factor=np.ascontiguousarray(self.factor[np.ix_(kept, kept)]))
 
 
 @dataclass(frozen=True)

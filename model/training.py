@@ -15,7 +15,8 @@ from anharm.model.expansion import Expansion
 from anharm.model.labels import KINDS, Label, LabelReader
 from anharm.model.lattice_sum import voigt_matrix
 from anharm.model.noise import NoiseModel, estimate_noise, leave_out
-from anharm.model.regression import FREE, Posterior, SufficientStatistics, maximise_evidence
+from anharm.model.regression import FREE, Posterior, maximise_evidence
+from anharm.model.sufficient_statistics import SufficientStatistics
 
 _NOISE_ITERATIONS = 4
 _SAME_WEIGHTS = 0.1  # weights that differ by less are the same
