@@ -97,6 +97,9 @@ class Expansion:
     def is_same(self, other: Expansion) -> bool:
         """Whether parameters of one mean the same in the other, number by number."""
         pairs = (
+            (self.crystal.numbers, other.crystal.numbers),
+            (self.crystal.lattice, other.crystal.lattice),
+            (self.crystal.fractional_positions, other.crystal.fractional_positions),
             (self.monomials.variables, other.monomials.variables),
             (self.bodies, other.bodies),
             *_sparse_pairs(self.monomial_weights, other.monomial_weights),

@@ -71,16 +71,16 @@ class ForceField:
         return self._sum.supercell
 
     def use(self, model: BayesianModel) -> None:
-        """Swap in another version of the model; the expansion must be the same.
+        """Swap in another version of the model; crystal and expansion must be the same.
 
         Raises
         ------
         ModelError
-            If the model's expansion differs.
+            If the model's crystal or expansion differs.
         """
         expansion = self._sum.expansion
         if not expansion.is_same(model.expansion):
-            raise ModelError("the new model has another expansion than the one in use")
+            raise ModelError("the new model has another crystal or expansion than the one in use")
         unconstrained = expansion.constraint_basis @ model.posterior.mean
         self._coefficients = expansion.monomial_weights @ unconstrained
         self._polynomial = self._forest.with_coefficients(self._coefficients)

@@ -19,8 +19,10 @@ from scipy.sparse import csr_array
 from anharm._version import __version__
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
+from anharm.model.consistency import is_consistent
 from anharm.model.crystal import Crystal
 from anharm.model.expansion import Expansion
+from anharm.model.hdf5_limits import check_limits, small_list
 from anharm.model.noise import NoiseModel
 from anharm.model.program import MonomialTable
 from anharm.model.regression import Posterior
@@ -104,6 +106,7 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         provenance = file.create_group("provenance")
         for key, value in model.provenance.items():
             provenance.attrs[key] = value
+        check_limits(file, "the model that would be written")
     hdf5 = buffer.getvalue()[_BLOCK:]
     return _sealed(hdf5) + hdf5
 
@@ -120,6 +123,7 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
         with h5py.File(io.BytesIO(_unseal(content, source)), "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise ModelError(f"{source} is an HDF5 file, but not an anharm model file")
+            check_limits(file, source)
             found = int(file.attrs["format_version"])
             if found != FORMAT_VERSION:
                 raise ModelError(
@@ -137,7 +141,8 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 version=int(file.attrs["version"]),
                 provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
             )
-            _check_consistency(model, source)
+            if not is_consistent(model):
+                raise ModelError(f"{source} contradicts itself: its arrays do not fit together")
     except _UNREADABLE as error:
         raise ModelError(f"{source} is not a readable anharm model file: {error}") from error
     return model
@@ -160,31 +165,6 @@ def _unseal(content: bytes, source: str) -> bytes:
             "a copy or fit the model again from its labels"
         )
     raise ModelError(f"{source} is not an anharm model file")
-
-
-def _check_consistency(model: BayesianModel, source: str) -> None:
-    """Refuse numbers that index beyond their arrays: compiled code does not look again."""
-    expansion, posterior = model.expansion, model.posterior
-    sites = expansion.bodies[..., -1]
-    table, n = expansion.monomials, expansion.n_parameters
-    width = max(expansion.orders, default=0)
-    consistent = (
-        expansion.bodies.shape == (len(table.body_positions), 4)
-        and table.body_positions.shape[1:] == (3,)
-        and np.all((sites >= 0) & (sites < expansion.crystal.n_sites))
-        and table.variables.shape == (len(table.orders), width)
-        and np.all((table.variables >= -1) & (table.variables < 3 * len(expansion.bodies)))
-        and expansion.monomial_weights.shape[0] == len(table.orders)
-        and expansion.monomial_weights.shape[1] == expansion.constraint_basis.shape[0]
-        and len(expansion.parameter_orders) == n
-        and posterior.mean.shape == (n,)
-        and model.virial_per_cell.shape == (3, 3)
-        and model.constants_factor.shape[:1] == (7,)
-        and posterior.factor.shape == (n, n)
-        and posterior.noise_precisions
-    )
-    if not consistent:
-        raise ModelError(f"{source} contradicts itself: its arrays do not fit together")
 
 
 def _write_sparse(group: h5py.Group, name: str, matrix: csr_array) -> None:
@@ -239,7 +219,7 @@ def _read_expansion(group: h5py.Group) -> Expansion:
         ),
         space_group=str(group.attrs["space_group"]),
         cutoffs={
-            order: dict(zip(part["bodies"][()].tolist(), part["cutoffs"][()].tolist(), strict=True))
+            order: dict(zip(small_list(part["bodies"]), small_list(part["cutoffs"]), strict=True))
             for order, part in parts.items()
         },
         parameters_per_order={o: int(p.attrs["parameters"]) for o, p in parts.items()},
@@ -269,16 +249,16 @@ def _write_posterior(group: h5py.Group, posterior: Posterior) -> None:
 
 
 def _read_posterior(group: h5py.Group) -> Posterior:
-    orders = [int(g) for g in group["orders"][()]]
+    orders = [int(g) for g in small_list(group["orders"])]
     return Posterior(
         mean=group["mean"][()],
         factor=group["factor"][()],
-        prior_precisions=dict(zip(orders, group["prior_precisions"][()].tolist(), strict=True)),
+        prior_precisions=dict(zip(orders, small_list(group["prior_precisions"]), strict=True)),
         noise_precisions={
             kind: float(part.attrs["noise_precision"]) for kind, part in group["targets"].items()
         },
         effective_parameters=dict(
-            zip(orders, group["effective_parameters"][()].tolist(), strict=True)
+            zip(orders, small_list(group["effective_parameters"]), strict=True)
         ),
         log_evidence=float(group.attrs["log_evidence"]),
         n_targets=int(group.attrs["n_targets"]),

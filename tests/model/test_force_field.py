@@ -184,7 +184,7 @@ def test_another_version_of_the_model_replaces_the_first_completely(laboratory) 
 def test_a_model_of_another_expansion_is_refused(laboratory) -> None:
     force_field = laboratory.force_field("silicon")
     other: BayesianModel = laboratory.random_model(laboratory.expansion("polonium"))
-    with pytest.raises(ModelError, match="another expansion"):
+    with pytest.raises(ModelError, match="another crystal or expansion"):
         force_field.use(other)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,21 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import issparse
 
 from anharm.errors import ModelError
-from anharm.model import BayesianModel, ForceField, Supercell, load_model, save_model
+from anharm.model import (
+    BayesianModel,
+    Crystal,
+    ForceField,
+    Supercell,
+    build_expansion,
+    load_model,
+    save_model,
+)
 from anharm.model.storage import _sealed, model_from_bytes, model_to_bytes
 
 
@@ -136,6 +146,99 @@ def replace_dataset(file: h5py.File, name: str, values: Any) -> None:
 def test_forged_files_are_refused(content: bytes, change: Any, word: str) -> None:
     with pytest.raises(ModelError, match=word):
         model_from_bytes(altered(content, change), "other.h5")
+
+
+def fill(file: h5py.File, name: str, **create: Any) -> None:
+    """An array that takes no room in the file."""
+    del file[name]
+    file.create_dataset(name, **create)
+
+
+def many_texts(file: h5py.File) -> None:
+    """A forger can let all of them be the same text, of any length."""
+    file["provenance"].attrs.create("note", ["x" * 1000] * 4000, dtype=h5py.string_dtype())
+
+
+def many_groups(file: h5py.File) -> None:
+    for number in range(1001):
+        file.create_group(f"provenance/{number}")
+
+
+def link(file: h5py.File, name: str, target: Any) -> None:
+    del file[name]
+    file[name] = target
+
+
+HUGE = 1 << 40
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda f: fill(f, "posterior/factor", shape=(1 << 15, 1 << 15), dtype="f8"), "allowed"),
+        (lambda f: fill(f, "posterior/mean", shape=(HUGE,), dtype="f8", chunks=(64,)), "allowed"),
+        (
+            lambda f: fill(
+                f, "expansion/bodies", shape=(HUGE, 4), dtype="i8", chunks=(64, 4),
+                compression="gzip",
+            ),
+            "allowed",
+        ),
+        (lambda f: fill(f, "posterior/mean", shape=(9,), dtype=("f8", (999, 999))), "not numbers"),
+        (lambda f: fill(f, "posterior/mean", shape=(9,), dtype=h5py.string_dtype()), "not numbers"),
+        (
+            lambda f: fill(
+                f, "posterior/mean", shape=(9,), dtype="f8", external=[("/etc/passwd", 0, 72)]
+            ),
+            "in another file",
+        ),
+        (lambda f: link(f, "posterior", h5py.ExternalLink("/dev/zero", "/")), "somewhere else"),
+        (lambda f: link(f, "posterior", h5py.SoftLink("/expansion")), "somewhere else"),
+        (many_texts, "of the kind"),
+        (many_groups, "more than 1000 objects"),
+        (lambda f: f.attrs.__setitem__("version", np.arange(1000)), "of the kind"),
+        (lambda f: replace_dataset(f, "posterior/orders", np.zeros((1000, 1000))), "readable"),
+        (lambda f: f["expansion/order_2"].attrs.__setitem__("parameters", 10**15), "contradicts"),
+        (lambda f: f["expansion/order_2"].attrs.__setitem__("parameters", -1), "contradicts"),
+        (lambda f: f.move("expansion/order_3", "expansion/order_1000000"), "contradicts"),
+        (lambda f: f.attrs.__setitem__("energy_per_cell", np.inf), "contradicts"),
+        (lambda f: f["posterior/mean"].__setitem__(0, np.nan), "contradicts"),
+        (lambda f: f["expansion/crystal/numbers"].__setitem__(0, 10**6), "contradicts"),
+        (lambda f: f["expansion/crystal/lattice"].__setitem__(..., 0.0), "contradicts"),
+        (lambda f: f["expansion/monomial_orders"].__setitem__(0, 10**6), "contradicts"),
+    ],
+)  # fmt: skip
+def test_files_that_ask_for_too_much_are_refused_before_they_are_read(
+    content: bytes, change: Any, word: str
+) -> None:
+    """Whoever sends one can make its checksum match."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match=rf"other\.h5.*{word}"):
+            model_from_bytes(altered(content, change), "other.h5")
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_group_that_holds_itself_is_read_once(content: bytes) -> None:
+    def loop(file: h5py.File) -> None:
+        file["provenance/again"] = file["provenance"]
+
+    model_from_bytes(altered(content, loop), "other.h5")
+
+
+def test_a_model_of_another_crystal_is_not_taken_over(laboratory) -> None:
+    """Also where the crystals have the same structure, and so the same polynomials."""
+    silicon, germanium = (
+        build_expansion(Crystal.from_atoms(bulk(name, "diamond", a=a)), {2: 2.6})
+        for name, a in (("Si", 5.43), ("Ge", 5.43))
+    )
+    first = laboratory.random_model(silicon)
+    field = ForceField(first, Supercell(silicon.crystal, 2 * np.eye(3, dtype=int)))
+    with pytest.raises(ModelError, match="another crystal"):
+        field.use(laboratory.random_model(germanium))
+    assert field.model is first
 
 
 def test_arrays_that_index_beyond_each_other_are_refused(model: BayesianModel) -> None:
