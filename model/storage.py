@@ -219,7 +219,9 @@ def _read_expansion(group: h5py.Group) -> Expansion:
         ),
         space_group=str(group.attrs["space_group"]),
         cutoffs={
-            order: dict(zip(small_list(part["bodies"]), small_list(part["cutoffs"]), strict=True))
+            order: dict(
+                zip(map(int, small_list(part["bodies"])), small_list(part["cutoffs"]), strict=True)
+            )
             for order, part in parts.items()
         },
         parameters_per_order={o: int(p.attrs["parameters"]) for o, p in parts.items()},
