@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
 from anharm.model.kernels import evaluate
-from anharm.model.program import Program, configurations_first, configurations_last
+from anharm.model.program import Program, block_for, configurations_first, configurations_last
 from anharm.model.threads import ranges, run_threads
 
 AnyPrecision = NDArray[Any]  # float64 or float32
@@ -229,14 +229,16 @@ class ForceErrors:
         free: AnyPrecision,
     ) -> None:
         program = self._programs[by_atom.dtype]
+        n_cells = targets.body_atoms.shape[1]
+        block = block_for(by_atom.shape[2], n_cells, by_atom.itemsize)
         nothing = np.empty((0, by_atom.shape[2]), by_atom.dtype)
         no_virial = np.empty((0, 9, by_atom.shape[2]), by_atom.dtype)
         for begin, stop in pieces:
             evaluate(
                 program.forest, program.coefficients, program.positions,
                 group.columns[begin:stop], group.rows[begin:stop], by_atom,
-                targets.body_atoms, targets.target_atoms, 0, targets.body_atoms.shape[1],
-                nothing, free, no_virial,
+                targets.body_atoms, targets.target_atoms, 0, n_cells,
+                nothing, free, no_virial, block,
             )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.forest import Forest
 from anharm.model.lanes import (
     CHUNK_BYTES,
-    LANE_BYTES,
+    Block,
     broadcast,
     load,
     multiply,
@@ -41,6 +41,7 @@ _CACHE_LINE = 64  # bytes
 class Workspace(NamedTuple):
     """What one block of lanes needs, each row one vector of lanes."""
 
+    block: Block
     values: FloatArray  # (n_bodies * 3, lanes)
     gradient: FloatArray  # (n_bodies * 3, lanes)
     virial: FloatArray  # (9, lanes)
@@ -69,9 +70,9 @@ _compiled = njit(
 
 
 @_compiled
-def _workspace(n_variables: int, like: FloatArray) -> Workspace:
+def _workspace(n_variables: int, like: FloatArray, block: Block) -> Workspace:
     """Rows that begin where cache lines do, else each access would touch two of them."""
-    width = LANE_BYTES // like.itemsize
+    width = len(block) * CHUNK_BYTES // like.itemsize
     memory = np.zeros((2 * n_variables + 10 + 2 * _MAXIMUM_DEPTH) * width, like.dtype)
     begin = (-memory.ctypes.data % _CACHE_LINE) // like.itemsize
     last = begin + (len(memory) // width - 1) * width
@@ -79,6 +80,7 @@ def _workspace(n_variables: int, like: FloatArray) -> Workspace:
     products = rows[2 * n_variables + 9 : 2 * n_variables + 9 + _MAXIMUM_DEPTH]
     products[0] = 1
     return Workspace(
+        block,
         rows[:n_variables],
         rows[n_variables : 2 * n_variables],
         rows[2 * n_variables : 2 * n_variables + 9],
@@ -93,15 +95,16 @@ def _open_leaves(
     forest: Forest, node: int, coefficients: FloatArray, depth: int, work: Workspace
 ) -> None:
     """All leaves of a node: their part of the gradient, and the node's own derivative."""
-    values, gradient = work.values, work.gradient
-    product = load(work.products, depth)
-    total = broadcast(coefficients[node])
+    block, values, gradient = work.block, work.values, work.gradient
+    product = load(work.products, depth, block)
+    total = broadcast(coefficients[node], block)
     n_nodes = len(forest.depths)
     for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
         variable = forest.leaf_variables[leaf]
-        coefficient = broadcast(coefficients[n_nodes + leaf])
-        total = multiply_add(coefficient, load(values, variable), total)
-        store(gradient, variable, multiply_add(coefficient, product, load(gradient, variable)))
+        coefficient = broadcast(coefficients[n_nodes + leaf], block)
+        total = multiply_add(coefficient, load(values, variable, block), total)
+        slope = multiply_add(coefficient, product, load(gradient, variable, block))
+        store(gradient, variable, slope)
     store(work.adjoints, depth, total)
 
 
@@ -110,26 +113,28 @@ def _leaf_moments(
     forest: Forest, node: int, coefficients: FloatArray, positions: FloatArray, work: Workspace
 ) -> None:
     """Derivative by the anchor, times the way to it, where the second lowest body is a leaf."""
+    block = work.block
     anchor, axis = divmod(forest.node_variables[node], 3)
     n_nodes = len(forest.depths)
     for other in range(3):
-        moment = load(work.virial, axis * 3 + other)
+        moment = load(work.virial, axis * 3 + other, block)
         for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
             variable = forest.leaf_variables[leaf]
             offset = positions[variable // 3, other] - positions[anchor, other]
-            weight = broadcast(coefficients[n_nodes + leaf] * offset)
-            moment = multiply_add(weight, load(work.values, variable), moment)
+            weight = broadcast(coefficients[n_nodes + leaf] * offset, block)
+            moment = multiply_add(weight, load(work.values, variable, block), moment)
         store(work.virial, axis * 3 + other, moment)
 
 
 @_compiled
 def _node_moment(variable: int, positions: FloatArray, work: Workspace) -> None:
     """The same, where the second lowest body is an inner node."""
+    block = work.block
     anchor, axis = divmod(work.path[1], 3)
-    weight = multiply(load(work.adjoints, 2), load(work.values, variable))
+    weight = multiply(load(work.adjoints, 2, block), load(work.values, variable, block))
     for other in range(3):
-        offset = broadcast(positions[variable // 3, other] - positions[anchor, other])
-        moment = load(work.virial, axis * 3 + other)
+        offset = broadcast(positions[variable // 3, other] - positions[anchor, other], block)
+        moment = load(work.virial, axis * 3 + other, block)
         store(work.virial, axis * 3 + other, multiply_add(offset, weight, moment))
 
 
@@ -144,18 +149,18 @@ def _differentiate(
 ) -> None:
     """Value (in adjoints[0]) and gradient (added) of one column's polynomial."""
     values, gradient, products, adjoints = work.values, work.gradient, work.products, work.adjoints
-    path = work.path
+    path, block = work.path, work.block
     current = 0
     stop = forest.node_starts[column + 1]
     for node in range(forest.node_starts[column], stop + 1):
         depth = forest.depths[node] if node < stop else 1
         while current >= max(depth, 1):
             variable = path[current]
-            adjoint = load(adjoints, current)
-            slope = multiply_add(adjoint, load(products, current - 1), load(gradient, variable))
-            store(gradient, variable, slope)
-            above = multiply_add(adjoint, load(values, variable), load(adjoints, current - 1))
-            store(adjoints, current - 1, above)
+            adjoint = load(adjoints, current, block)
+            product, slope = load(products, current - 1, block), load(gradient, variable, block)
+            store(gradient, variable, multiply_add(adjoint, product, slope))
+            value, above = load(values, variable, block), load(adjoints, current - 1, block)
+            store(adjoints, current - 1, multiply_add(adjoint, value, above))
             if wants_virial and current == 2:
                 _node_moment(variable, positions, work)
             current -= 1
@@ -164,7 +169,8 @@ def _differentiate(
         if depth > 0:
             variable = forest.node_variables[node]
             path[depth] = variable
-            store(products, depth, multiply(load(products, depth - 1), load(values, variable)))
+            value, product = load(values, variable, block), load(products, depth - 1, block)
+            store(products, depth, multiply(product, value))
         _open_leaves(forest, node, coefficients, depth, work)
         if wants_virial and depth == 1:
             _leaf_moments(forest, node, coefficients, positions, work)
@@ -174,14 +180,14 @@ def _differentiate(
 @_compiled
 def _first_moments(forest: Forest, column: int, positions: FloatArray, work: Workspace) -> None:
     """Gradient times the way from the anchor, with the sign of a virial."""
-    anchor = forest.anchors[column]
+    anchor, block = forest.anchors[column], work.block
     for index in range(forest.variable_starts[column], forest.variable_starts[column + 1]):
         variable = forest.variables[index]
         body, axis = divmod(variable, 3)
-        gradient = load(work.gradient, variable)
+        gradient = load(work.gradient, variable, block)
         for other in range(3):
-            offset = broadcast(positions[anchor, other] - positions[body, other])
-            moment = multiply_add(offset, gradient, load(work.virial, axis * 3 + other))
+            offset = broadcast(positions[anchor, other] - positions[body, other], block)
+            moment = multiply_add(offset, gradient, load(work.virial, axis * 3 + other, block))
             store(work.virial, axis * 3 + other, moment)
 
 
@@ -285,6 +291,7 @@ def evaluate(
     energies: FloatArray,
     forces: FloatArray,
     virials: FloatArray,
+    block: Block,
 ) -> None:
     """Add energy, forces and virial of some columns of a forest to the results.
 
@@ -311,13 +318,15 @@ def evaluate(
         Result, eV/Angstrom per unit.
     virials : (n_rows, 9, n_configurations) float
         Result, eV per unit: the part due to the reference positions. Of length 0 if not wanted.
+    block : Block
+        How many lanes are evaluated at a time.
     """
     n_configurations = displacements.shape[2]
     n_bodies = body_atoms.shape[0]
-    width = LANE_BYTES // displacements.itemsize
+    width = len(block) * CHUNK_BYTES // displacements.itemsize
     last_lane = last_cell * n_configurations
     wants_energy, wants_virial = len(energies) > 0, len(virials) > 0
-    work = _workspace(n_bodies * 3, displacements)
+    work = _workspace(n_bodies * 3, displacements, block)
     runs = Runs(
         np.zeros(width, np.uint64),
         np.zeros(width, np.uint64),
@@ -326,7 +335,7 @@ def evaluate(
         np.zeros((n_bodies, width), np.uint64),
         np.zeros((n_bodies, width), np.uint64),
     )
-    zero = broadcast(coefficients.dtype.type(0))
+    zero = broadcast(coefficients.dtype.type(0), block)
     for begin in range(first_cell * n_configurations, last_lane, width):
         n_runs = _divide_into_runs(begin, min(begin + width, last_lane), n_configurations, runs)
         work.values[:, min(width, last_lane - begin) :] = 0

@@ -1,8 +1,11 @@
 """Vectors of numbers as values in compiled code: one number per lane, one instruction for all.
 
-A `Lanes` value is a row of a two-dimensional array of `LANE_BYTES`, held in registers. Compiled
-code works with such values through the functions below; without them, every operation on a row
-would be a loop over memory, with checks whether the rows overlap.
+A `Lanes` value is a row of a two-dimensional array, held in registers. Compiled code works with
+such values through the functions below; without them, every operation on a row would be a loop
+over memory, with checks whether the rows overlap.
+
+How wide a row is must be known when the code is compiled. It is told by a `Block`, a tuple of which
+only the length counts, because compiled code knows that of a tuple: one entry per register.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 from numba.np.arrayobj import make_array
 
-LANE_BYTES = 256  # four of the widest registers: enough independent sums to hide their latency
+Block = tuple[int, ...]
+
+NARROW: Block = (0,) * 4  # enough independent sums to hide their latency
+WIDE: Block = (0,) * 8  # as many as fit in the registers: fewer instructions about the forest
 CHUNK_BYTES = 64  # one register
 _CONTRACT = ("contract",)
 
@@ -24,11 +30,11 @@ _intrinsic: Callable[[Any], Any] = intrinsic
 
 
 class Lanes(types.Type):
-    """The type of a row of lanes: 32 of float64, 64 of float32; or of a shorter piece of one."""
+    """The type of a row of lanes: 8 of float64 or 16 of float32 in each register."""
 
-    def __init__(self, dtype: types.Float, n_bytes: int = LANE_BYTES) -> None:
+    def __init__(self, dtype: types.Float, n_registers: int) -> None:
         self.dtype = dtype
-        self.width = n_bytes * 8 // dtype.bitwidth
+        self.width = n_registers * CHUNK_BYTES * 8 // dtype.bitwidth
         super().__init__(name=f"Lanes({dtype}, {self.width})")
 
 
@@ -39,6 +45,11 @@ class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         element = manager.lookup(lanes.dtype).get_value_type()
         super().__init__(manager, lanes, ir.VectorType(element, lanes.width))
+
+
+def width_of(block: Block, itemsize: int) -> int:
+    """Lanes of a block, of numbers of some bytes each."""
+    return len(block) * CHUNK_BYTES // itemsize
 
 
 def _row_pointer(
@@ -52,34 +63,33 @@ def _row_pointer(
 
 
 @_intrinsic
-def load(_: Any, array: Any, row: Any) -> Any:
+def load(_: Any, array: Any, row: Any, block: Any) -> Any:
     """Row of a C-contiguous (n, lanes) array."""
-    lanes = Lanes(array.dtype)
+    lanes = Lanes(array.dtype, len(block))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _row_pointer(context, builder, signature, arguments, lanes)
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
-    return lanes(array, row), generate
+    return lanes(array, row, block), generate
 
 
 @_intrinsic
 def store(_: Any, array: Any, row: Any, value: Any) -> Any:
     """Replace a row of a C-contiguous (n, lanes) array."""
-    lanes = Lanes(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _row_pointer(context, builder, signature, arguments, lanes)
+        pointer = _row_pointer(context, builder, signature, arguments, value)
         builder.store(arguments[2], pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(array, row, lanes), generate
+    return types.void(array, row, value), generate
 
 
 @_intrinsic
 def subtract_chunk(_: Any, target: Any, begin: Any, source: Any, start: Any) -> Any:
     """Subtract `CHUNK_BYTES` of one flat array, from `start`, from those of another at `begin`."""
-    chunk = Lanes(target.dtype, CHUNK_BYTES)
+    chunk = Lanes(target.dtype, 1)
     align = target.dtype.bitwidth // 8
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -97,9 +107,9 @@ def subtract_chunk(_: Any, target: Any, begin: Any, source: Any, start: Any) -> 
 
 
 @_intrinsic
-def broadcast(_: Any, number: Any) -> Any:
+def broadcast(_: Any, number: Any, block: Any) -> Any:
     """The same number in every lane."""
-    lanes = Lanes(number)
+    lanes = Lanes(number, len(block))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         undefined = ir.Constant(context.get_value_type(lanes), ir.Undefined)
@@ -108,7 +118,7 @@ def broadcast(_: Any, number: Any) -> Any:
         mask = ir.Constant(ir.VectorType(index, lanes.width), [0] * lanes.width)
         return builder.shuffle_vector(first, undefined, mask)
 
-    return lanes(number), generate
+    return lanes(number, block), generate
 
 
 @_intrinsic

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array, csr_array
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.forest import Forest, plant
 from anharm.model.kernels import evaluate
-from anharm.model.lanes import LANE_BYTES
+from anharm.model.lanes import NARROW, WIDE, Block, width_of
 from anharm.model.threads import ranges, run_threads
 
 
@@ -123,7 +123,8 @@ class Program:
         by_atom = configurations_last(displacements)
         n_atoms, _, n_configurations = by_atom.shape
         n_outputs = self.n_outputs
-        grain = -(-LANE_BYTES // (8 * n_configurations))
+        block = block_for(n_configurations, body_atoms.shape[1], by_atom.itemsize)
+        grain = -(-width_of(block, by_atom.itemsize) // n_configurations)
 
         def sum_over(cells: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
             energies = np.zeros((n_outputs, n_configurations))
@@ -132,7 +133,7 @@ class Program:
             evaluate(
                 self.forest, self.coefficients, self.positions, self._columns,
                 self.forest.outputs, by_atom, body_atoms, body_atoms, *cells,
-                energies, forces, virials,
+                energies, forces, virials, block,
             )  # fmt: skip
             return energies, forces, virials
 
@@ -151,6 +152,12 @@ class Program:
     @cached_property
     def _columns(self) -> IntArray:
         return np.arange(len(self.forest.outputs))
+
+
+def block_for(n_configurations: int, n_cells: int, itemsize: int) -> Block:
+    """Wide blocks for a batch that fills more than a narrow one; one configuration needs none."""
+    is_wide = n_configurations > 1 and n_configurations * n_cells > width_of(NARROW, itemsize)
+    return WIDE if is_wide else NARROW
 
 
 def configurations_last(displacements: FloatArray) -> FloatArray:
