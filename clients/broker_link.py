@@ -120,14 +120,19 @@ class BrokerLink:
     def receive(self) -> Message:
         """The broker's next message other than `Waiting`; raises as `ask` does."""
         deadline = time.monotonic() + self._limit
-        reason = ""
+        reason = asked = ""
         while True:
             remaining = deadline - time.monotonic()
-            if not self._socket.poll(int(1000 * max(0.0, min(remaining, _ASK_AGAIN_SECONDS)))):
+            patience = max(0.0, min(remaining, _ASK_AGAIN_SECONDS))
+            if (asked and remaining <= 0) or not self._socket.poll(int(1000 * patience)):
                 if remaining > 0:
                     # A broker that lost the question with its life asks who this is.
                     self._send(Alive(self.name))
                     continue
+                if asked:
+                    raise RunFailed(
+                        f"the broker at {self._endpoint} asks again and again who this is: {asked}"
+                    )
                 raise RunFailed(
                     f"the broker at {self._endpoint} has been silent for {self._limit:.0f} s; "
                     f"is `anharm broker` running with the same run.toml{self._and_keys}?"
@@ -142,11 +147,14 @@ class BrokerLink:
                     raise RunFailed(message.failure)
                 raise RunEnded(message.reason)
             if isinstance(message, Introduce):
+                if asked:  # once more: not faster than a broker that was just restarted needs
+                    self._closed.wait(_ASK_AGAIN_SECONDS)
+                asked = message.reason or "for no reason"
                 self._introduce_again(message.reason)
                 continue
             if not isinstance(message, Waiting):
                 return message
-            deadline = time.monotonic() + self._limit
+            deadline, asked = time.monotonic() + self._limit, ""
             if message.reason != reason:
                 reason = message.reason
                 logger.info("waiting for %s", reason or "the broker")

@@ -46,6 +46,7 @@ EXIT = b"EXIT        "
 LARGEST_NUMBER_OF_ATOMS = 10**6
 LARGEST_BATCH = 4096
 LARGEST_NUMBER_OF_ATOMS_IN_BATCH = 10**7
+LARGEST_LENGTH = 1e12  # Angstrom; squares and products of such lengths do not overflow
 LARGEST_EXTRAS = 64 << 20
 LARGEST_INITIALISATION = 1 << 20
 
@@ -184,7 +185,7 @@ def read_configuration(channel: Channel) -> Configuration:
     Raises
     ------
     ProtocolViolation
-        If the number of atoms is out of bounds or a number is not finite.
+        If the number of atoms is out of bounds or a number is not finite or absurdly large.
     """
     head = channel.read(_CELL_BYTES + _INTEGER.size)
     cell = np.multiply(np.frombuffer(head, count=9).reshape(3, 3).T, BOHR, order="C")
@@ -322,11 +323,12 @@ def _check_range(what: str, value: int, smallest: int, largest: int) -> None:
 
 
 def _check_finite(what: str, values: np.ndarray) -> None:
-    # One sum costs a fraction of a test of every number, and is finite only if all are.
-    if not isfinite(values.sum()):
+    # One sum costs a fraction of a test of every number; that of an infinity or of what is not a
+    # number is neither below the limit.
+    if not np.vdot(values, values) <= LARGEST_LENGTH**2:
         raise ProtocolViolation(
-            f"the {what} received hold numbers that are not finite: "
-            "the dynamics has blown up, look at the last steps before this one"
+            f"the {what} received hold numbers that are not finite, or beyond {LARGEST_LENGTH:g} "
+            "Angstrom: the dynamics has blown up, look at the last steps before this one"
         )
 
 
