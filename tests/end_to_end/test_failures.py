@@ -125,6 +125,23 @@ def test_a_full_disk_keeps_every_label(job, small_disk):
     assert all(np.isfinite(label.answer.forces).all() for label in labels)
 
 
+def test_a_run_directory_that_became_read_only_keeps_every_label(job, small_disk):
+    """Also for root, whom permissions do not stop: the whole file system is read-only."""
+    job.set_steps(20)
+    job.set(run__directory=str(small_disk / "run"))
+    assert job.run().code == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    job.set_steps(40)
+    ended = job.run("--resume", name="resumed")
+    assert ended.code == 1, ended.err
+    assert str(small_disk / "run") in ended.message
+    assert "read-only" in ended.message.lower() or "cannot be written" in ended.message
+    with Record.open(small_disk / "run", read_only=True) as record:
+        labels = list(record.labels())
+    assert len(labels) >= 2
+    assert all(np.isfinite(label.answer.forces).all() for label in labels)
+
+
 def test_a_calculator_that_fails(job):
     job.use_calculator(
         "    def calculate(self, *a, **k):\n        raise RuntimeError('SCF diverged')\n"
