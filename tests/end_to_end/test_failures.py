@@ -142,6 +142,24 @@ def test_a_run_directory_that_became_read_only_keeps_every_label(job, small_disk
     assert all(np.isfinite(label.answer.forces).all() for label in labels)
 
 
+def test_a_reference_that_hangs_once(job):
+    """At the time limit its label goes to a second client, and the run ends well."""
+    job.set_steps(20)
+    job.set(reference__time_limit=2.0, reference__clients=2)
+    job.use_calculator(
+        "    def calculate(self, *a, **k):\n"
+        "        try:\n"
+        f"            open({str(job.folder / 'hung')!r}, 'x').close()\n"
+        "        except FileExistsError:\n"
+        "            return super().calculate(*a, **k)\n"
+        "        time.sleep(1000)\n"
+    )
+    ended = job.run(within=BOUND)
+    assert ended.code == 0, ended.err
+    assert "time limit of 2" in (job.directory / "logs" / "broker.log").read_text()
+    assert job.n_labels() >= 2
+
+
 def test_a_calculator_that_fails(job):
     job.use_calculator(
         "    def calculate(self, *a, **k):\n        raise RuntimeError('SCF diverged')\n"
