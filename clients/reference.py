@@ -120,6 +120,8 @@ class _Reference:
             logger.info("asked again for what has been computed: no need to compute it twice")
             evaluation = kept[1]
         else:
+            if self.failures and hasattr(self.atoms.calc, "reset"):
+                self.atoms.calc.reset()  # or it would repeat what it keeps of the failed try
             self.failures += 1
             evaluation = self._calculate(configuration)
             self._check(evaluation)

@@ -160,6 +160,25 @@ def test_a_reference_that_hangs_once(job):
     assert job.n_labels() >= 2
 
 
+def test_forces_that_are_once_not_numbers(job):
+    """The reference client sends none of them, and calculates anew when it is asked again."""
+    job.set_steps(20)
+    job.use_calculator(
+        "    def calculate(self, *a, **k):\n        super().calculate(*a, **k)\n"
+        "        try:\n"
+        f"            open({str(job.folder / 'spoilt')!r}, 'x').close()\n"
+        "        except FileExistsError:\n"
+        "            return\n"
+        "        self.results['forces'] = self.results['forces'] * np.nan\n"
+    )
+    ended = job.run(within=BOUND)
+    assert ended.code == 0, ended.err
+    assert "numbers that are not finite" in (job.directory / "logs/reference-1.log").read_text()
+    with job.record() as record:
+        assert record.label_count() >= 2
+        assert all(np.isfinite(label.answer.forces).all() for label in record.labels())
+
+
 def test_a_calculator_that_fails(job):
     job.use_calculator(
         "    def calculate(self, *a, **k):\n        raise RuntimeError('SCF diverged')\n"
