@@ -107,7 +107,7 @@ def estimate_memory(
         design_rows=row * (n_unconstrained + 4 * n_parameters) + 4 * square,
         kept_rows=min(_KEPT_ROWS, row * n_parameters * n_labels),
         statistics=3 * square,
-        refit=10 * square,
+        refit=8 * square,
         model_file=square,
         force_errors=round(2.5 * square)
         + row * n_configurations * (3 * n_unconstrained // 2 + n_parameters),

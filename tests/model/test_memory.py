@@ -12,7 +12,12 @@ from anharm.model import Crystal
 from anharm.model.expansion_size import ExpansionSize, estimate_size
 from anharm.model.memory import estimate_memory
 
-PEAK = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+# Not getrusage, whose peak a process inherits from the one that started it.
+PEAK = """
+from pathlib import Path
+lines = Path("/proc/self/status").read_text().splitlines()
+print(1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")))
+"""
 CONSTRUCTION = """
 from ase.build import bulk
 from anharm.model import Crystal, build_expansion
@@ -24,10 +29,11 @@ import numpy as np
 from anharm.model import SufficientStatistics, maximise_evidence
 random = np.random.default_rng(0)
 rows = random.standard_normal((2000, 1200))
-statistics = SufficientStatistics.empty(1200)
+statistics = dict.fromkeys(("forces", "energies", "virials"), SufficientStatistics.empty(1200))
 for part in np.split(rows, 20):
     targets = part @ np.ones(1200) + random.standard_normal(len(part))
-    statistics = statistics.add(part, targets)
+    for kind, n in (("forces", len(part)), ("energies", 1), ("virials", 6)):
+        statistics[kind] = statistics[kind].add(part[:n], targets[:n])
 maximise_evidence(statistics, np.full(1200, 2))
 """
 

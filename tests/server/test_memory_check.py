@@ -24,9 +24,9 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_the_order_to_lower()
 
 
 def test_a_run_needs_more_than_a_fit() -> None:
-    check_expansion(SIZE, "fit", 64, 10, available=11_000_000_000)
+    check_expansion(SIZE, "fit", 64, 10, available=14_000_000_000)
     with pytest.raises(ModelError):
-        check_expansion(SIZE, "run", 64, 10, available=11_000_000_000)
+        check_expansion(SIZE, "run", 64, 10, available=14_000_000_000)
     check_expansion(SIZE, "run", 64, 10, available=10**11)
 
 
