@@ -135,9 +135,16 @@ def test_five_kills_of_the_broker_by_hand(job):
     assert job.output_steps() == list(range(0, steps + 1, 10))
 
 
+def n_labels(job):
+    with job.record() as record:
+        return sum(1 for _ in record.labels())
+
+
 @pytest.mark.long
 def test_a_hundred_kills_of_the_broker(job):
     broker, others, calculations = kill_the_broker(job, 100, 1_000_000)
+    before = n_labels(job)
+    job.wait_for(lambda: n_labels(job) > before)  # the reference client has come back
     (job.folder / "EXIT").touch()
     end_well(job, broker, others, "broker-99")
     assert expect_whole(job, calculations) > 1000
