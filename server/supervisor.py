@@ -258,10 +258,12 @@ class _Supervisor:
 
     def _look(self) -> Status | None:
         """Show how the run stands, and find what has gone wrong."""
+        # Whoever ended before the broker was asked did not end because the run did.
+        ended = [child for child in self.references if child.exit_code is not None]
         status = self._line.ask(_LOOK_SECONDS)
         if status is not None:
             self.show(status)
-            self._look_after_references(status)
+            self._look_after_references(status, ended)
         self._check_engines()
         self._look_after_broker()
         self._look_after_clients()
@@ -295,12 +297,12 @@ class _Supervisor:
                 raise self._died(client)
             self.clients[index] = again
 
-    def _look_after_references(self, status: Status) -> None:
+    def _look_after_references(self, status: Status, ended: list[ManagedProcess]) -> None:
         """Start reference clients that ended again, while there is a broker to serve."""
         if status.phase == "stopped":
             return
         for index, child in enumerate(self.references):
-            if child.exit_code is not None and not _is_final(child):
+            if child in ended and not _is_final(child):
                 start = partial(self._start_reference, index + 1)
                 self.references[index] = self._restarts.revive(child, start) or child
         is_given_up = [_is_final(c) or self._restarts.is_given_up(c) for c in self.references]
