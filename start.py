@@ -16,8 +16,8 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "installed"
 
 JOBS = {
-    "run": [["-m", "anharm", "run", "inputs/silicon/run.toml"]],
-    "run-qe": [["-m", "anharm", "run", "inputs/silicon/run-qe.toml"]],
+    "run": [["-m", "anharm", "run", "inputs/si/run.toml"]],
+    "run-qe": [["-m", "anharm", "run", "inputs/si/run-qe.toml"]],
     "test": [["-m", "pytest"]],
     "lint": [
         ["-m", "ruff", "check", "."],

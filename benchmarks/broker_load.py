@@ -43,7 +43,7 @@ from anharm.wire.messages import (
     encode,
 )
 
-INPUTS = Path(__file__).parents[1] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[1] / "inputs" / "si"
 SETTINGS = "[training]\ninitial_configurations = 2\naudit_interval = 0\nfactor = 1000.0\n"
 N_ATOMS = 64
 CLIENTS = 64

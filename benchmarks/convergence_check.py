@@ -2,7 +2,7 @@
 
     python benchmarks/convergence_check.py [--runs 3] [--folder FOLDER]
 
-Each run is inputs/silicon with another seed of i-PI: it stops when training has converged by the
+Each run is inputs/si with another seed of i-PI: it stops when training has converged by the
 criteria of run.toml, and is then resumed with these switched off until it has twice as many
 labels. Both models are compared with the reference on configurations that no run has seen: those
 of a dynamics of the reference itself (300 K, Langevin, another seed).
@@ -34,7 +34,7 @@ from anharm.model import StructurePredictor, load_model
 from anharm.server.engine_input import read_engine_input
 from anharm.server.record import Record
 
-INPUTS = Path(__file__).parents[1] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[1] / "inputs" / "si"
 TOTAL_STEPS = 200_000
 NEVER = "quiet_steps = 1000000000\nconvergence_refits = 1000\n"
 

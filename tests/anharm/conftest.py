@@ -23,7 +23,7 @@ from anharm.server.learner import Learner, build_system
 from anharm.server.record import Answer, Observations, Record, SampledConfiguration
 from anharm.wire.driver_protocol import Configuration, Evaluation
 
-ENGINE_INPUT = Path(__file__).parents[2] / "inputs" / "silicon" / "input.xml"
+ENGINE_INPUT = Path(__file__).parents[2] / "inputs" / "si" / "input.xml"
 
 RUN_FILE = """
 [crystal]

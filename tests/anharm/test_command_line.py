@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from anharm.clients.calculators import make_calculator
 
-INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 MATRIX = np.array([[-2, 2, 2], [2, -2, 2], [2, 2, -2]])
 RUN_TOML = """[crystal]
 primitive = "primitive.xyz"

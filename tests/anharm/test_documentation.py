@@ -39,7 +39,7 @@ def test_the_manual_describes_every_key_of_run_toml(section):
 
 def test_the_page_on_reference_codes_names_recipes_that_are_there():
     page = (MANUAL.parent / "reference-codes.md").read_text()
-    recipes = MANUAL.parents[1] / "inputs" / "silicon"
+    recipes = MANUAL.parents[1] / "inputs" / "si"
     table = [line.split("|")[3] for line in page.splitlines() if line.count("|") == 7][1:]
     named = [name for cell in table for name in re.findall(r"`([\w/.-]+)`", cell)]
     assert {"cp2k8/", "lammps/", "abinit8/", "run-qe-abinit.toml"} < set(named)
@@ -50,7 +50,7 @@ def test_the_page_on_reference_codes_names_recipes_that_are_there():
 
 def test_the_readme_shows_the_silicon_input_as_it_is():
     readme = (MANUAL.parents[1] / "README.md").read_text()
-    run = (MANUAL.parents[1] / "inputs" / "silicon" / "run.toml").read_text()
+    run = (MANUAL.parents[1] / "inputs" / "si" / "run.toml").read_text()
     for line in run.splitlines():
         content = line.split("#")[0].strip()
         if content:

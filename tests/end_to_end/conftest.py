@@ -21,7 +21,7 @@ import pytest
 from anharm.server.record import Record
 from anharm.wire.addresses import SOCKET_PREFIX
 
-INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 MARK = "ANHARM_TEST_JOB"
 PATIENCE = 90.0  # seconds until something that must happen has happened, on a slow machine
 INPUT_SUFFIXES = (".toml", ".xml", ".in", ".inp", ".lammps")
@@ -264,7 +264,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 @pytest.fixture
 def new_job(tmp_path: Path) -> Iterator[Callable[[str], Job]]:
-    """Make the job of any run file of inputs/silicon."""
+    """Make the job of any run file of inputs/si."""
     jobs: list[Job] = []
 
     def make(run_file: str) -> Job:

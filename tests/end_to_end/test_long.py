@@ -11,7 +11,7 @@ import pytest
 
 from anharm.server.record import Record
 
-INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ PATIENCE = 240.0
 
 @pytest.fixture
 def take(new_job, require_program):
-    """Take a recipe of inputs/silicon, with few steps of dynamics."""
+    """Take a recipe of inputs/si, with few steps of dynamics."""
 
     def make(run_file: str, engine_input: str, *programs: str, steps: int = 30):
         for program in programs:

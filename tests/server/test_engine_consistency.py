@@ -15,7 +15,7 @@ from anharm.server.engine_consistency import check_consistency, read_dft_input
 from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.structures import read_structure
 
-SILICON = Path(__file__).parents[2] / "inputs" / "silicon"
+SILICON = Path(__file__).parents[2] / "inputs" / "si"
 
 
 def crystal() -> ase.Atoms:

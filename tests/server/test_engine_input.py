@@ -14,7 +14,7 @@ from anharm.configuration import load_configuration
 from anharm.errors import ConfigurationError
 from anharm.server.engine_input import EngineInput, read_engine_input
 
-SILICON = Path(__file__).parents[2] / "inputs" / "silicon"
+SILICON = Path(__file__).parents[2] / "inputs" / "si"
 
 SOCKET = "<ffsocket name='ours' mode='unix'><address> name </address></ffsocket>"
 INPUT = f"""

@@ -10,7 +10,7 @@ from anharm.errors import ConfigurationError
 from anharm.server.engine_runs import address_of, ideal_configuration, read_engine_runs
 from anharm.server.learner import build_system
 
-INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from anharm.errors import ConfigurationError
 from anharm.server.plan import format_plan, make_plan
 from anharm.wire.addresses import SOCKET_PREFIX
 
-INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 CRYSTAL = """[crystal]
 primitive = "primitive.xyz"
 supercell = [[-2, 2, 2], [2, -2, 2], [2, 2, -2]]

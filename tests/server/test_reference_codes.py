@@ -20,7 +20,7 @@ from anharm.server.labelling import ClientJoined, LabelReceived, LabelRequest, R
 from anharm.server.reference_output import NOT_CONVERGED
 from anharm.wire.driver_protocol import Configuration
 
-INPUTS = Path(__file__).parents[2] / "inputs" / "silicon"
+INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 PATIENCE = 60.0
 
 # One process and one thread each, also where the tests run as root in a container.
