@@ -15,10 +15,12 @@ ENVIRONMENT = HERE / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "installed"
 
+UNSORTED = ["--no-loadscope-reorder"]  # the slow tests of end_to_end/ come early
 JOBS = {
     "run": [["-m", "anharm", "run", "inputs/si/run.toml"]],
     "run-qe": [["-m", "anharm", "run", "inputs/si/run-qe.toml"]],
-    "test": [["-m", "pytest"]],
+    # On several cores; tests of one file stay together: they share fixtures that take long to make.
+    "test": [["-m", "pytest", "-n", "logical", "--maxprocesses=4", "--dist=loadfile", *UNSORTED]],
     "lint": [
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
