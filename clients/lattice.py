@@ -120,7 +120,6 @@ class LatticeClient:
         return [self._evaluation(result, index) for index in range(len(positions))]
 
     def _predict(self, displacements: FloatArray, deformation: FloatArray | None) -> Prediction:
-        """In a strained cell, the errors are those of the displacements in the reference cell."""
         if deformation is None:
             return self._force_field.predict(displacements, exact_errors=False)
         return self._force_field.predict_strained(deformation, displacements, exact_errors=False)

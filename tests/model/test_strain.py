@@ -218,8 +218,8 @@ def test_design_rows_times_parameters_are_the_predictions(laboratory, name: str)
     covariance = model.posterior.factor @ model.posterior.factor.T
     variances = np.einsum("ip,pq,iq->i", rows.forces, covariance, rows.forces)
     np.testing.assert_allclose(found.force_std.ravel() ** 2, variances, rtol=1e-8)
-    leading = force_field.predict_strained(deformation, u[None], exact_errors=False).force_std
-    np.testing.assert_allclose(leading, force_field.force_std(u[None], exact=False), rtol=1e-6)
+    single = force_field.predict_strained(deformation, u[None], exact_errors=False).force_std
+    np.testing.assert_allclose(single, found.force_std, atol=1e-5 * found.force_std.max())
 
 
 @pytest.mark.parametrize("name", ["silicon", "magnesium oxide", "polonium"])
