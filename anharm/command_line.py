@@ -136,6 +136,7 @@ def client(run_file: Path, trajectory: str | None) -> None:
         connection_limit=configuration.run.connection_limit,
         keys=configuration.run.keys,
         threads=configuration.run.threads,
+        extras=configuration.client.choice,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationError
 
+from anharm.configuration_client import ClientSection
 from anharm.configuration_messages import describe_problems
 from anharm.configuration_sections import (
     CalculatorSection,
@@ -25,6 +26,7 @@ from anharm.errors import ConfigurationError
 
 __all__ = [
     "CalculatorSection",
+    "ClientSection",
     "CrystalSection",
     "EngineSection",
     "ExpansionSection",
@@ -60,6 +62,7 @@ class RunConfiguration(Section):
     crystal: CrystalSection = Field(description="a table with the ideal crystal")
     expansion: ExpansionSection = Field(description="a table with the cutoffs")
     engine: EngineSection | None = Field(default=None, description="a table")
+    client: ClientSection = Field(default=EMPTY_TABLE, description="a table")
     training: TrainingSection = Field(default=EMPTY_TABLE, description="a table")
     reference: ReferenceSection | None = Field(default=None, description="a table")
     run: RunSection = Field(default=EMPTY_TABLE, description="a table")

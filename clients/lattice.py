@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from pathlib import Path
@@ -11,11 +10,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from anharm.clients.broker_link import BrokerLink, RunEnded
+from anharm.clients.evaluator import Evaluator, Placed
 from anharm.errors import AnharmError, RunFailed
+from anharm.extras import ExtrasChoice
 from anharm.model import ForceField, Supercell
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.force_field import Prediction
-from anharm.model.sites import SiteAssignment, assign_sites
 from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
 from anharm.wire.channel import PeerClosed
@@ -33,6 +33,8 @@ from anharm.wire.messages import (
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_CHOICE = ExtrasChoice()
+
 
 class LatticeClient:
     """Evaluates configurations with the broker's model, and asks the broker about each.
@@ -47,6 +49,8 @@ class LatticeClient:
         Atoms further than this from their site are an error, Angstrom.
     threads : int
         How many threads evaluate the model.
+    extras : ExtrasChoice
+        What i-PI is sent beside energy, forces and virial.
     """
 
     def __init__(
@@ -55,19 +59,17 @@ class LatticeClient:
         supercell_matrix: IntArray,
         maximum_displacement: float | None,
         threads: int = 1,
+        extras: ExtrasChoice = DEFAULT_CHOICE,
     ) -> None:
         self._link = link
-        self._maximum_displacement = maximum_displacement
-        self._assignment: SiteAssignment | None = None
         self._sequence = -1
         first = link.join()
         if not isinstance(first, NewModel):
             raise RunFailed(f"the broker began with a {type(first).__name__}, not with a model")
         model = model_from_bytes(first.content, "the broker's model")
-        self._version = first.version
-        self._force_field = ForceField(
-            model, Supercell(model.expansion.crystal, supercell_matrix), threads
-        )
+        supercell = Supercell(model.expansion.crystal, supercell_matrix)
+        force_field = ForceField(model, supercell, threads)
+        self._evaluator = Evaluator(force_field, first.version, extras, maximum_displacement)
         self._warm_up()
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
@@ -91,17 +93,8 @@ class LatticeClient:
 
     def _evaluate(self, cell: FloatArray, positions: FloatArray) -> list[Evaluation]:
         """(n_configurations, n_atoms, 3) positions in one cell; one observation for each."""
-        deformation = self._force_field.deformation(cell)
-        if self._assignment is None:
-            self._assignment = assign_sites(
-                self._force_field.supercell,
-                positions[0],
-                None,
-                self._maximum_displacement,
-                deformation,
-            )
-        displacements = self._assignment.displacements(positions, deformation)
-        result = self._predict(displacements, deformation)
+        placed = self._evaluator.place(cell, positions)
+        result = self._evaluator.predict(placed)
         for index in range(len(positions)):
             self._sequence += 1
             digest = digest_of(cell, positions[index])
@@ -116,13 +109,8 @@ class LatticeClient:
                 if isinstance(reply, Proceed):
                     break
                 self._take_model(reply)
-                result = self._predict(displacements, deformation)
-        return [self._evaluation(result, index) for index in range(len(positions))]
-
-    def _predict(self, displacements: FloatArray, deformation: FloatArray | None) -> Prediction:
-        if deformation is None:
-            return self._force_field.predict(displacements, exact_errors=False)
-        return self._force_field.predict_strained(deformation, displacements, exact_errors=False)
+                result = self._evaluator.predict(placed)
+        return self._evaluator.evaluations(placed, result)
 
     def _observation(self, result: Prediction, index: int, digest: bytes) -> Observation:
         assert result.force_std is not None
@@ -131,40 +119,24 @@ class LatticeClient:
             client=self._link.name,
             sequence=self._sequence,
             configuration=digest,
-            model_version=self._version,
+            model_version=self._evaluator.version,
             force_std_max=float(std.max()),
             force_std_mean=float(std.mean()),
             force_std_rms=float(np.sqrt(np.mean(std * std))),
             energy=float(result.energies[index]),
         )
 
-    def _evaluation(self, result: Prediction, index: int) -> Evaluation:
-        assert self._assignment is not None
-        assert result.virials is not None and result.force_std is not None
-        std = result.force_std[index]
-        extras = {
-            "force_std_max": float(std.max()),
-            "force_std_mean": float(std.mean()),
-            "model_version": self._version,
-        }
-        return Evaluation(
-            energy=float(result.energies[index]),
-            forces=self._assignment.to_user_order(result.forces[index]),
-            virial=result.virials[index],
-            extras=json.dumps(extras),
-        )
-
     def _take_model(self, message: Message) -> None:
         if not isinstance(message, NewModel):
             raise RunFailed(f"the broker sent an unexpected {type(message).__name__}")
-        self._force_field.use(model_from_bytes(message.content, "the broker's model"))
-        self._version = message.version
+        model = model_from_bytes(message.content, "the broker's model")
+        self._evaluator.use(model, message.version)
         logger.info("using model %d", message.version)
 
     def _warm_up(self) -> None:
         """Compile before i-PI waits for the first answer."""
-        ideal = np.zeros((1, self._force_field.supercell.n_atoms, 3))
-        self._force_field.predict(ideal, exact_errors=False)
+        ideal = np.zeros((1, self._evaluator.force_field.supercell.n_atoms, 3))
+        self._evaluator.predict(Placed(ideal, None))
 
 
 def run_lattice_client(
@@ -177,6 +149,7 @@ def run_lattice_client(
     connection_limit: float = 60.0,
     keys: Path | None = None,
     threads: int = 1,
+    extras: ExtrasChoice = DEFAULT_CHOICE,
 ) -> None:
     """Serve i-PI until it ends, with the broker's model.
 
@@ -198,6 +171,8 @@ def run_lattice_client(
         Folder of keys, for a broker that wants them.
     threads : int
         How many threads evaluate the model; each works without further ones of its own.
+    extras : ExtrasChoice
+        What i-PI is sent beside energy, forces and virial.
 
     Raises
     ------
@@ -208,7 +183,7 @@ def run_lattice_client(
     failure = "it was interrupted"
     try:
         with threadpool_limits(1, user_api="blas"):
-            client = LatticeClient(link, supercell_matrix, maximum_displacement, threads)
+            client = LatticeClient(link, supercell_matrix, maximum_displacement, threads, extras)
             connection = connect(engine_address, connection_limit)
             _serve_engine(connection, client, engine_address)
         failure = ""

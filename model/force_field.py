@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
+from anharm.model.committee import Committee
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.deformation import checked_deformation, is_reference_cell
 from anharm.model.force_errors import ForceErrors, PosteriorFactor
@@ -191,6 +192,10 @@ class ForceField:
         return structure_errors(
             self.model, self._strained, self._shapes, displacements, deformation
         )
+
+    def committee(self, n_members: int, seed: int = 0) -> Committee:
+        """Members drawn from the posterior of the model in use."""
+        return Committee(self.model, self._sum, self._forest, self._strained, n_members, seed)
 
     @cached_property
     def _shapes(self) -> TruncationShapes:

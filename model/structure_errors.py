@@ -45,7 +45,7 @@ def structure_errors(
 ) -> StructureErrors:
     """Errors of one (n_atoms, 3) configuration; sigma^2 = phi S phi^T with the design rows phi."""
     rows = strained_sum.design_rows(deformation, displacements)
-    constants = _constants(model, strained_sum.supercell, deformation)
+    constants = ideal_crystal_factor(model, strained_sum.supercell, deformation)
     factor = constants + _padded(np.vstack([rows.energy, rows.virial]) @ model.posterior.factor,
                                  constants.shape[1])  # fmt: skip
     epistemic = np.sqrt(np.einsum("ij,ij->i", factor, factor))
@@ -77,7 +77,7 @@ def _padded(factor: FloatArray, width: int) -> FloatArray:
     return np.pad(factor, ((0, 0), (width - factor.shape[1], 0)))
 
 
-def _constants(
+def ideal_crystal_factor(
     model: BayesianModel, supercell: Supercell, deformation: FloatArray | None
 ) -> FloatArray:
     """(7, k + M) factor of the ideal crystal's energy and virial in the deformed supercell."""

@@ -272,6 +272,33 @@ def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:
     return b"".join(message)
 
 
+def committee_extras(
+    names: Sequence[str], energies: np.ndarray, forces: np.ndarray, virials: np.ndarray
+) -> dict[str, list]:
+    """Return the extras of a committee as i-PI's <ffcommittee> reads them, in atomic units.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Which of "committee_pot", "committee_force" and "committee_virial" to return.
+    energies : ndarray, shape (M,)
+        eV.
+    forces : ndarray, shape (M, N, 3)
+        eV/Angstrom.
+    virials : ndarray, shape (M, 3, 3)
+        eV.
+    """
+    found = {}
+    if "committee_pot" in names:
+        found["committee_pot"] = (energies / HARTREE).tolist()
+    if "committee_force" in names:
+        rows = forces.reshape(len(forces), -1) * (BOHR / HARTREE)
+        found["committee_force"] = rows.tolist()
+    if "committee_virial" in names:
+        found["committee_virial"] = (virials.reshape(-1, 9) / HARTREE).tolist()
+    return found
+
+
 def read_evaluation(channel: Channel, number_of_atoms: int) -> Evaluation:
     """Read what follows the header FORCEREADY.
 

@@ -276,3 +276,12 @@ def test_an_expression_that_cannot_work_is_refused(folder: Path, pattern: str, w
 def test_any_wrong_value_gives_one_message_with_its_key(folder: Path, key: str, value: str) -> None:
     text = message(folder, f"{MINIMAL}[training]\n{key} = {value}\n")
     assert "run.toml: 1 problem" in text and f"training.{key} = " in text and "expected" in text
+
+
+def test_what_clients_send_to_i_pi_is_checked(folder: Path) -> None:
+    assert load(folder, MINIMAL).client.choice.names[0] == "force_std_max"
+    chosen = load(folder, MINIMAL + '[client]\nextras = ["committee_pot"]\ncommittee = 4\n')
+    assert chosen.client.choice.n_members == 4
+    text = message(folder, MINIMAL + '[client]\nextras = ["force_error"]\n')
+    assert "[client]" in text or "client" in text
+    assert "there are no extras named 'force_error'; known: force_std_max" in text

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from anharm.configuration_client import ClientSection
 from anharm.configuration_cluster import ClusterSection
 from anharm.configuration_sections import (
     CrystalSection,
@@ -22,6 +23,7 @@ MANUAL = Path(__file__).parents[2] / "docs" / "run-toml.md"
 @pytest.mark.parametrize(
     "section",
     [
+        ClientSection,
         ClusterSection,
         CrystalSection,
         EngineSection,
