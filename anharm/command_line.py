@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anharm import physics_commands
 from anharm._version import __version__
 from anharm.errors import AnharmError
 
@@ -298,32 +299,6 @@ def export_command(model_file: Path, file_format: str, output: Path, supercell: 
     click.echo(export(model_file, file_format, output, supercell))
 
 
-@cli.command(name="phonons")
-@click.argument("model_file", type=click.Path(path_type=Path), metavar="MODEL.h5")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Picture (.pdf, .png, .svg) or table (.csv).",
-)
-@click.option("--supercell", help="As for `anharm export`; the bands do not depend on it.")
-@click.option("--path", help='Special points, such as "GXWKGL"; the standard path by default.')
-@click.option("--samples", default=100, show_default=True, help="Drawn from the posterior.")
-@click.option("--probability", default=0.95, show_default=True, help="Of the credible interval.")
-def phonons_command(
-    model_file: Path,
-    output: Path,
-    supercell: str | None,
-    path: str | None,
-    samples: int,
-    probability: float,
-) -> None:
-    """Phonon bands with credible intervals."""
-    from anharm.phonons_command import phonons
-
-    click.echo(phonons(model_file, output, supercell, path, samples, probability))
-
-
 @cli.command(name="labels")
 @RUN_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -415,3 +390,7 @@ def watch_command(directory: Path, once: bool) -> None:
         watch(directory, once)
     except KeyboardInterrupt:
         click.echo("the run goes on; nobody watches it", err=True)
+
+
+for physics_command in physics_commands.COMMANDS:
+    cli.add_command(physics_command)

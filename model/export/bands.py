@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike
 
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
-from anharm.model.crystal import FloatArray, Supercell
-from anharm.model.export.force_constants import dense_force_constants
-from anharm.model.export.phonopy import supercell_order, to_phonopy
+from anharm.model.crystal import FloatArray
+from anharm.model.export.harmonic_samples import harmonic_samples
 
 
 @dataclass(frozen=True)
@@ -83,23 +82,14 @@ def phonon_bands(
     ModelError
         See `to_phonopy`; or if the path is not one of the lattice, or a number is too small.
     """
-    if n_points < 2 or n_samples < 2:
-        raise ModelError(f"{n_points} points and {n_samples} samples are too few: at least 2 each")
-    phonon = to_phonopy(model, supercell)
+    if n_points < 2:
+        raise ModelError(f"{n_points} points are too few for a path: at least 2")
+    phonons = harmonic_samples(model, supercell, n_samples, seed)
+    phonon = next(phonons)
     band_path = _band_path(phonon.primitive.cell, path, n_points)
     distances, places, names = band_path.get_linear_kpoint_axis()
-    mean = _frequencies(phonon, band_path.kpts)
-    chosen = Supercell(model.expansion.crystal, np.asarray(phonon.supercell_matrix).T)
-    atoms = supercell_order(chosen, phonon.supercell)
-    rows = np.asarray(phonon.primitive.p2s_map)
-    factor = model.posterior.factor
-    random = np.random.default_rng(seed)
-    samples = np.empty((n_samples, *mean.shape))
-    for index in range(n_samples):
-        parameters = model.posterior.mean + factor @ random.standard_normal(factor.shape[1])
-        sample = replace(model, posterior=replace(model.posterior, mean=parameters))
-        phonon.force_constants = dense_force_constants(sample, 2, chosen, atoms, rows)
-        samples[index] = _frequencies(phonon, band_path.kpts)
+    mean = frequencies_at(phonon, band_path.kpts)
+    samples = np.array([frequencies_at(sample, band_path.kpts) for sample in phonons])
     labels = list(zip(places.tolist(), names, strict=True))
     return PhononBands(band_path.kpts, distances, labels, mean, samples)
 
@@ -116,5 +106,6 @@ def _band_path(lattice: FloatArray, path: str | None, n_points: int) -> Any:
         ) from error
 
 
-def _frequencies(phonon: Any, wave_vectors: FloatArray) -> FloatArray:
+def frequencies_at(phonon: Any, wave_vectors: FloatArray) -> FloatArray:
+    """(n_points, n_bands) frequencies of a `phonopy.Phonopy`, THz, imaginary ones negative."""
     return np.array(phonon.run_qpoints(wave_vectors).frequencies)

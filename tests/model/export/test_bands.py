@@ -13,7 +13,7 @@ from anharm.errors import ConfigurationError, ModelError
 from anharm.model import BayesianModel, Crystal, Posterior, build_expansion, save_model
 from anharm.model.export import to_phonopy
 from anharm.model.export.bands import phonon_bands
-from anharm.phonons_command import phonons
+from anharm.phonons_command import PhononsRequest, phonons
 
 phonopy = pytest.importorskip("phonopy", reason="phonopy is not installed")
 
@@ -100,12 +100,12 @@ def test_bands_are_written_as_a_picture_or_a_table(springs: BayesianModel, tmp_p
     save_model(springs, file)
     for suffix, start in ((".pdf", b"%PDF"), (".png", b"\x89PNG"), (".svg", b"<?xml")):
         output = tmp_path / f"bands{suffix}"
-        phonons(file, output, n_samples=3)
+        phonons(file, output, PhononsRequest(n_samples=3, mesh="4 4 4"))
         assert output.read_bytes().startswith(start)
     table = tmp_path / "bands.csv"
-    summary = phonons(file, table, "4 4 4", "GX,MR", n_samples=50)
+    summary = phonons(file, table, PhononsRequest("4 4 4", "GX,MR", 50, density=False))
     columns = np.genfromtxt(table, delimiter=",", names=True)
     assert (columns["lower_3"][1:-1] <= columns["upper_3"][1:-1]).all()
     assert f"to {columns['mean_3'].max():.3f} THz" in summary
     with pytest.raises(ConfigurationError, match=r"\.csv for a table"):
-        phonons(file, tmp_path / "bands.doc")
+        phonons(file, tmp_path / "bands.doc", PhononsRequest())

@@ -1,0 +1,60 @@
+"""What the commands that write pictures share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anharm.errors import ConfigurationError, RunFailed
+
+PICTURES = (".pdf", ".png", ".svg")
+
+
+def check_picture(output: Path) -> None:
+    """Refuse a file name that no kind of picture has.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if output.suffix not in PICTURES:
+        raise ConfigurationError(
+            f"--output {output}: end its name in {', '.join(PICTURES)} for a picture"
+        )
+
+
+@contextmanager
+def saving(output: Path) -> Iterator[None]:
+    """Say which file cannot be written.
+
+    Raises
+    ------
+    RunFailed
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def parse_mesh(text: str) -> Any:
+    """Three divisions of the reciprocal vectors, or a length in Angstrom.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    words = text.replace(",", " ").split()
+    try:
+        if len(words) == 3 and all(int(word) > 0 for word in words):
+            return [int(word) for word in words]
+        if len(words) == 1 and 0 < float(words[0]) < float("inf"):
+            return float(words[0])
+    except ValueError:
+        pass
+    raise ConfigurationError(
+        f'--mesh {text!r}: write three divisions such as "20 20 20", or a length in Angstrom: the '
+        "divisions are about this length divided by the lattice constants"
+    )

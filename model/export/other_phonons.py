@@ -1,0 +1,115 @@
+"""Phonons of the same crystal that phonopy made elsewhere, such as from finite displacements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anharm.errors import ModelError
+from anharm.model.crystal import Crystal, FloatArray
+from anharm.model.export.phonopy import require_package
+
+_SAME_LATTICE = 0.02  # relative difference of lattice vectors of the same crystal
+_FILES_BESIDE = (
+    ("force_constants_filename", "force_constants.hdf5"),
+    ("force_constants_filename", "FORCE_CONSTANTS"),
+    ("force_sets_filename", "FORCE_SETS"),
+)
+
+
+def load_phonopy(path: Path) -> Any:
+    """Read a phonopy yaml file, with FORCE_SETS or force constants in it or beside it.
+
+    Returns
+    -------
+    phonopy.Phonopy
+        With force constants.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, phonopy cannot read it, or it leads to no force constants.
+    """
+    phonopy = require_package("phonopy")
+    if not path.is_file():
+        raise ModelError(f"the phonopy file {path} does not exist")
+    from phonopy.interface.phonopy_yaml import PhonopyYaml
+
+    try:
+        content = PhonopyYaml().read(path)
+        beside = {} if _has_forces(content) else _files_beside(path)
+        # phonopy would otherwise look for BORN in the working directory
+        phonon = phonopy.load(
+            str(path), is_nac=content.nac_params is not None, log_level=0, **beside
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # whatever its parsers raise
+        raise ModelError(
+            f"phonopy cannot read {path}: {type(error).__name__}: {error}; give a file that "
+            'phonopy wrote, such as with phonon.save("phonopy_params.yaml")'
+        ) from error
+    if phonon.force_constants is None:
+        raise ModelError(f"phonopy made no force constants from {path}")
+    return phonon
+
+
+def _has_forces(content: Any) -> bool:
+    dataset = content.dataset or {}
+    displaced = dataset.get("first_atoms", [])
+    return (
+        content.force_constants is not None
+        or "forces" in dataset
+        or (len(displaced) > 0 and all("forces" in one for one in displaced))
+    )
+
+
+def _files_beside(path: Path) -> dict[str, str]:
+    for keyword, name in _FILES_BESIDE:
+        if (path.parent / name).is_file():
+            return {keyword: str(path.parent / name)}
+    names = ", ".join(name for _, name in _FILES_BESIDE)
+    raise ModelError(
+        f"{path} holds neither forces nor force constants, and beside it is none of {names}"
+    )
+
+
+def translate_wave_vectors(
+    crystal: Crystal, wave_vectors: FloatArray, lattice: FloatArray, other: Any
+) -> FloatArray:
+    """Wave vectors in units of the reciprocal vectors of another's primitive cell.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        Of the model.
+    wave_vectors : (n, 3) float
+        In units of the reciprocal vectors of `lattice`.
+    lattice : (3, 3) float
+        The model's primitive cell, rows, Angstrom.
+    other : phonopy.Phonopy
+
+    Raises
+    ------
+    ModelError
+        If it is another crystal, or the same one in another orientation.
+    """
+    theirs = np.asarray(other.primitive.cell)
+    ratios = lattice @ np.linalg.inv(theirs)
+    matrix = np.round(ratios)
+    same_cell = (
+        round(abs(np.linalg.det(matrix))) == 1
+        and np.abs(matrix @ theirs - lattice).max() < _SAME_LATTICE * np.abs(lattice).max()
+    )
+    if not same_cell or set(other.primitive.numbers) != set(crystal.numbers.tolist()):
+        raise ModelError(
+            "the phonons to compare with are of another crystal: primitive cell "
+            f"{np.round(theirs, 3).tolist()} Angstrom of {' '.join(other.primitive.symbols)}, the "
+            f"model's is {np.round(lattice, 3).tolist()}; both must have the same lattice in the "
+            "same orientation"
+        )
+    # a = M b for the rows, so a component q.a of the model's is M times theirs.
+    translated: FloatArray = wave_vectors @ np.linalg.inv(matrix).T
+    return translated
