@@ -17,7 +17,7 @@ from anharm.model.export.density_of_states import DensityOfStates, densities_of,
 from anharm.model.export.other_phonons import load_phonopy, translate_wave_vectors
 from anharm.model.export.phonopy import to_phonopy
 from anharm.phonons_figure import OtherPhonons, draw
-from anharm.pictures import PICTURES, parse_mesh, saving
+from anharm.pictures import PICTURES, check_probability, parse_mesh, saving
 
 _UNSTABLE = -0.05  # THz; acoustic modes at the zone centre are zero to rounding only
 
@@ -69,8 +69,7 @@ def phonons(model_file: Path, output: Path, request: PhononsRequest) -> str:
             f"--output {output}: end its name in {', '.join(PICTURES)} for a picture, or .csv "
             "for a table"
         )
-    if not 0 < request.probability < 1:
-        raise ConfigurationError(f"--probability {request.probability} must lie between 0 and 1")
+    check_probability(request.probability)
     supercell = parse_supercell(request.supercell) if request.supercell is not None else None
     mesh = parse_mesh(request.mesh)
     model = load_model(model_file)

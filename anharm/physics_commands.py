@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import click
@@ -18,6 +20,9 @@ MESH = click.option(
     show_default=True,
     help='Wave vectors of the density of states: "20 20 20", or a length in Angstrom.',
 )
+SAMPLES = click.option(
+    "--samples", default=100, show_default=True, help="Drawn from the posterior."
+)
 PROBABILITY = click.option(
     "--probability", default=0.95, show_default=True, help="Of the credible interval."
 )
@@ -30,7 +35,7 @@ PROBABILITY = click.option(
 )
 @SUPERCELL
 @SPECIAL_POINTS
-@click.option("--samples", default=100, show_default=True, help="Drawn from the posterior.")
+@SAMPLES
 @PROBABILITY
 @click.option(
     "--dos/--no-dos", "density", default=True, show_default=True, help="The density of states."
@@ -61,4 +66,42 @@ def phonons_command(
     click.echo(phonons(model_file, output, request))
 
 
-COMMANDS = (phonons_command,)
+@click.command(name="anharmonicity")
+@MODEL_FILE
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="CONFIGS.xyz...")
+@click.option(
+    "--harmonic",
+    type=PATH,
+    metavar="PHONOPY.yaml",
+    help="Take the harmonic forces from phonopy's force constants of the same supercell, instead "
+    "of the model's second order.",
+)
+@SAMPLES
+@PROBABILITY
+@click.option("--output", type=PATH, help="Picture (.pdf, .png, .svg).")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def anharmonicity_command(
+    model_file: Path,
+    files: tuple[Path, ...],
+    harmonic: Path | None,
+    samples: int,
+    probability: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Anharmonicity measure of thermal configurations, by order of the expansion."""
+    from rich.console import Console
+
+    from anharm import anharmonicity_command as command
+
+    found = command.find_anharmonicity(model_file, files, harmonic, samples, probability, output)
+    if as_json:
+        click.echo(json.dumps(command.as_dict(found), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else 180  # no terminal would cut the lines
+        command.print_anharmonicity(found, Console(width=width))
+    if output is not None:
+        click.echo(f"written to {output}", err=as_json)
+
+
+COMMANDS = (phonons_command, anharmonicity_command)

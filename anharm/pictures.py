@@ -25,6 +25,17 @@ def check_picture(output: Path) -> None:
         )
 
 
+def check_probability(probability: float) -> None:
+    """Refuse what is no probability of an interval.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if not 0 < probability < 1:
+        raise ConfigurationError(f"--probability {probability} must lie between 0 and 1")
+
+
 @contextmanager
 def saving(output: Path) -> Iterator[None]:
     """Say which file cannot be written.

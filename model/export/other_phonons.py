@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from anharm.errors import ModelError
-from anharm.model.crystal import Crystal, FloatArray
-from anharm.model.export.phonopy import require_package
+from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
+from anharm.model.export.phonopy import require_package, supercell_order
+from anharm.model.labels import Label
 
 _SAME_LATTICE = 0.02  # relative difference of lattice vectors of the same crystal
 _FILES_BESIDE = (
@@ -113,3 +114,54 @@ def translate_wave_vectors(
     # a = M b for the rows, so a component q.a of the model's is M times theirs.
     translated: FloatArray = wave_vectors @ np.linalg.inv(matrix).T
     return translated
+
+
+class OtherHarmonicForces:
+    """Harmonic forces from the force constants of phonopy, for supercells of the same size.
+
+    Parameters
+    ----------
+    other : phonopy.Phonopy
+        Of the model's crystal, with force constants.
+    """
+
+    def __init__(self, other: Any) -> None:
+        from phonopy.harmonic.force_constants import compact_fc_to_full_fc
+
+        self._cell = other.supercell
+        found = np.asarray(other.force_constants)
+        if found.shape[0] != found.shape[1]:
+            found = np.asarray(compact_fc_to_full_fc(other.primitive, found))
+        self._force_constants = found.transpose(0, 2, 1, 3).reshape(3 * len(found), -1)
+        self._orders: dict[bytes, IntArray] = {}
+
+    def __call__(self, label: Label) -> FloatArray:
+        """(3 n_atoms,) forces, eV/Angstrom, in the supercell's order.
+
+        Raises
+        ------
+        ModelError
+            If the supercell is not that of the force constants.
+        """
+        order = self._order_in(label.strained_sum.supercell)
+        forces = np.empty_like(label.displacements)
+        theirs = self._force_constants @ label.displacements[order].ravel()
+        forces[order] = -theirs.reshape(-1, 3)
+        return forces.ravel()
+
+    def _order_in(self, supercell: Supercell) -> IntArray:
+        """The supercell atom that each of phonopy's is."""
+        key = supercell.matrix.tobytes()
+        if key not in self._orders:
+            ratios = supercell.lattice @ np.linalg.inv(np.asarray(self._cell.cell))
+            if (
+                np.abs(ratios - np.round(ratios)).max() > _SAME_LATTICE
+                or round(abs(np.linalg.det(ratios))) != 1
+            ):
+                raise ModelError(
+                    "the harmonic force constants are those of a supercell of "
+                    f"{np.round(self._cell.cell, 3).tolist()} Angstrom, the configurations have "
+                    f"{np.round(supercell.lattice, 3).tolist()}; make them for the same supercell"
+                )
+            self._orders[key] = supercell_order(supercell, self._cell)
+        return self._orders[key]
