@@ -120,6 +120,10 @@ class ManagedProcess:
         _, mark, message = ("\n" + self._log_text()).rpartition("\nanharm: ")
         return message.strip() if mark else ""
 
+    def has_printed(self, text: str) -> bool:
+        """Whether a text stands in its log."""
+        return text in self._log_text()
+
     def _log_text(self) -> str:
         try:
             return self.log.read_bytes()[self._log_start :].decode(errors="replace")

@@ -46,6 +46,7 @@ _LAST_WORD_SECONDS = 10.0
 _LAST_STEP_SECONDS = 5.0
 _CANCEL_SECONDS = 60.0  # for giving back the nodes of a cluster
 _RESTARTS = 3
+_ENGINE_SUCCESS = "I-PI reports success"  # of a motion that knows its own end
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -248,13 +249,18 @@ class _Supervisor:
         for run in self.preparation.engines:
             total = run.engine.total_steps
             reached = newest_checkpoint(run.folder(self.directory), run.engine.path)
-            if reached is None or reached.step >= total:
+            if reached is None or reached.step >= total or self._has_succeeded(run):
                 continue
             raise RunFailed(
                 f"{run.label if run.name else 'i-PI'} ended after {reached.step} of {total} "
                 "steps (stopped by a signal, a file named EXIT, or its <total_time>); `anharm run "
                 f"{self.configuration.path} --resume` continues"
             )
+
+    def _has_succeeded(self, run: EngineRun) -> bool:
+        """Whether i-PI says that it is done: an optimisation that converged, all phonons."""
+        engines = (engine for engine in self.engines if engine.name == run.label)
+        return any(engine.has_printed(_ENGINE_SUCCESS) for engine in engines)
 
     def _look(self) -> Status | None:
         """Show how the run stands, and find what has gone wrong."""

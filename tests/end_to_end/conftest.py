@@ -24,6 +24,7 @@ from anharm.wire.addresses import SOCKET_PREFIX
 INPUTS = Path(__file__).parents[2] / "inputs" / "si"
 MARK = "ANHARM_TEST_JOB"
 PATIENCE = 90.0  # seconds until something that must happen has happened, on a slow machine
+ADDRESS = re.compile(r"<address>\s*([-\w]+)\s*</address>")
 INPUT_SUFFIXES = (".toml", ".xml", ".in", ".inp", ".lammps")
 NAMES = (
     *(f"anharm-silicon{cell}" for cell in ("-qe8", "-abinit8", "-cp2k8", "-lammps", "")),
@@ -55,16 +56,18 @@ class Job:
     left behind are found.
     """
 
-    def __init__(self, folder: Path, run_file: str = "run.toml") -> None:
+    def __init__(self, folder: Path, run_file: str = "run.toml", inputs: Path = INPUTS) -> None:
         self.folder = folder
         self.mark = uuid4().hex
         self.run_file = folder / run_file
         self.processes: list[subprocess.Popen[bytes]] = []
-        shutil.copytree(INPUTS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
-        for path in [file for suffix in INPUT_SUFFIXES for file in folder.rglob(f"*{suffix}")]:
+        shutil.copytree(inputs, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("runs"))
+        files = [file for suffix in INPUT_SUFFIXES for file in folder.rglob(f"*{suffix}")]
+        addresses = {a for file in files for a in ADDRESS.findall(file.read_text())}
+        for path in files:
             path.chmod(0o644)
             text = path.read_text()
-            for name in NAMES:
+            for name in {*NAMES, *addresses}:
                 text = re.sub(rf"\b{name}(?![-\w])", f"{name}-{self.mark[:10]}", text)
             path.write_text(text)
 
@@ -263,12 +266,12 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 
 @pytest.fixture
-def new_job(tmp_path: Path) -> Iterator[Callable[[str], Job]]:
-    """Make the job of any run file of inputs/si."""
+def new_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Make the job of any run file of inputs/si, or of another folder of inputs."""
     jobs: list[Job] = []
 
-    def make(run_file: str) -> Job:
-        jobs.append(Job(tmp_path, run_file))
+    def make(run_file: str, inputs: str = "si") -> Job:
+        jobs.append(Job(tmp_path, run_file, INPUTS.parent / inputs))
         return jobs[-1]
 
     yield make

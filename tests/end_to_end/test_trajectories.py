@@ -154,27 +154,6 @@ def test_two_ipi_runs_feed_one_model_and_keep_their_averages(job):
     assert {name: state["steps"] for name, state in states.items()} == {"input": 81 + 1, "cold": 91}
 
 
-def test_two_systems_of_one_ipi_with_a_socket_each_are_two_trajectories(job):
-    path = job.folder / "input.xml"
-    text = path.read_text()
-    socket = text[text.index("  <ffsocket") : text.index("</ffsocket>") + len("</ffsocket>\n")]
-    address = f"anharm-silicon-{job.mark[:10]}"
-    other = socket.replace(address, f"{address}-b").replace("name='anharm'", "name='other'")
-    system = text[text.index("  <system>") : text.index("</system>") + len("</system>\n")]
-    second = system.replace("<system>", "<system prefix='b'>").replace(
-        "forcefield='anharm'", "forcefield='other'"
-    )
-    first = system.replace("<system>", "<system prefix='a'>")
-    path.write_text(text.replace(socket, socket + other).replace(system, first + second))
-    job.set_steps(40)
-    job.set(engine__forcefield=["anharm", "other"], training__audit_interval=15)
-    ended = job.run()
-    assert ended.code == 0, ended.err
-    with job.record() as record:
-        states = record.trajectory_states()
-    assert {name: state["steps"] for name, state in states.items()} == {"anharm": 41, "other": 41}
-
-
 def test_two_lattice_clients_are_started_for_one_socket(job):
     set_beads(job, 4)
     job.set_steps(20)
