@@ -106,8 +106,7 @@ def _other(
     if file is None:
         return None
     other = load_phonopy(file)
-    lattice = np.asarray(to_phonopy(model, supercell).primitive.cell)
-    places = translate_wave_vectors(model.expansion.crystal, bands.wave_vectors, lattice, other)
+    places = translate_wave_vectors(bands.wave_vectors, to_phonopy(model, supercell), other)
     densities = None if density is None else densities_of(other, density.frequencies, mesh)
     return OtherPhonons(file.name, frequencies_at(other, places), densities)
 

@@ -104,4 +104,61 @@ def anharmonicity_command(
         click.echo(f"written to {output}", err=as_json)
 
 
-COMMANDS = (phonons_command, anharmonicity_command)
+@click.command(name="conductivity")
+@MODEL_FILE
+@click.option("--temperatures", default="300", show_default=True, help='K, such as "200 300 600".')
+@click.option(
+    "--mesh",
+    default="35",
+    show_default=True,
+    help='Wave vectors: "11 11 11", or a length in Angstrom. Converge it.',
+)
+@click.option(
+    "--direct", is_flag=True, help="Solve the linearised Boltzmann equation, not relaxation times."
+)
+@click.option("--isotopes", is_flag=True, help="Scattering by the natural mixture of isotopes.")
+@SUPERCELL
+@click.option(
+    "--samples", default=0, show_default=True, help="Drawn from the posterior; each costs as much."
+)
+@PROBABILITY
+@click.option(
+    "--compare",
+    type=PATH,
+    metavar="PHONO3PY.yaml",
+    help="Force constants of the same crystal by phono3py, such as from its displacements; in the "
+    "file or beside it.",
+)
+@click.option("--output", type=PATH, help="Picture (.pdf, .png, .svg).")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def conductivity_command(
+    model_file: Path,
+    temperatures: str,
+    mesh: str,
+    direct: bool,
+    isotopes: bool,
+    supercell: str | None,
+    samples: int,
+    probability: float,
+    compare: Path | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Lattice thermal conductivity from orders 2 and 3, by phono3py."""
+    from rich.console import Console
+
+    from anharm import conductivity_command as command
+
+    request = command.ConductivityRequest(
+        temperatures, mesh, direct, isotopes, supercell, samples, probability, compare
+    )
+    found = command.find_conductivity(model_file, request, output)
+    if as_json:
+        click.echo(json.dumps(command.as_dict(found, probability), indent=2))
+    else:
+        command.print_conductivity(found, probability, Console())
+    if output is not None:
+        click.echo(f"written to {output}", err=as_json)
+
+
+COMMANDS = (phonons_command, anharmonicity_command, conductivity_command)

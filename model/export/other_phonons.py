@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from anharm.errors import ModelError
-from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
+from anharm.model.crystal import FloatArray, IntArray, Supercell
 from anharm.model.export.phonopy import require_package, supercell_order
+from anharm.model.export.supercells import SAME_LATTICE, same_primitive_cell
 from anharm.model.labels import Label
 
-_SAME_LATTICE = 0.02  # relative difference of lattice vectors of the same crystal
 _FILES_BESIDE = (
     ("force_constants_filename", "force_constants.hdf5"),
     ("force_constants_filename", "FORCE_CONSTANTS"),
@@ -77,40 +77,21 @@ def _files_beside(path: Path) -> dict[str, str]:
     )
 
 
-def translate_wave_vectors(
-    crystal: Crystal, wave_vectors: FloatArray, lattice: FloatArray, other: Any
-) -> FloatArray:
+def translate_wave_vectors(wave_vectors: FloatArray, ours: Any, other: Any) -> FloatArray:
     """Wave vectors in units of the reciprocal vectors of another's primitive cell.
 
     Parameters
     ----------
-    crystal : Crystal
-        Of the model.
     wave_vectors : (n, 3) float
-        In units of the reciprocal vectors of `lattice`.
-    lattice : (3, 3) float
-        The model's primitive cell, rows, Angstrom.
-    other : phonopy.Phonopy
+        In units of the reciprocal vectors of our primitive cell.
+    ours, other : phonopy.Phonopy
 
     Raises
     ------
     ModelError
         If it is another crystal, or the same one in another orientation.
     """
-    theirs = np.asarray(other.primitive.cell)
-    ratios = lattice @ np.linalg.inv(theirs)
-    matrix = np.round(ratios)
-    same_cell = (
-        round(abs(np.linalg.det(matrix))) == 1
-        and np.abs(matrix @ theirs - lattice).max() < _SAME_LATTICE * np.abs(lattice).max()
-    )
-    if not same_cell or set(other.primitive.numbers) != set(crystal.numbers.tolist()):
-        raise ModelError(
-            "the phonons to compare with are of another crystal: primitive cell "
-            f"{np.round(theirs, 3).tolist()} Angstrom of {' '.join(other.primitive.symbols)}, the "
-            f"model's is {np.round(lattice, 3).tolist()}; both must have the same lattice in the "
-            "same orientation"
-        )
+    matrix = same_primitive_cell(ours.primitive, other.primitive, "the phonons to compare with")
     # a = M b for the rows, so a component q.a of the model's is M times theirs.
     translated: FloatArray = wave_vectors @ np.linalg.inv(matrix).T
     return translated
@@ -155,7 +136,7 @@ class OtherHarmonicForces:
         if key not in self._orders:
             ratios = supercell.lattice @ np.linalg.inv(np.asarray(self._cell.cell))
             if (
-                np.abs(ratios - np.round(ratios)).max() > _SAME_LATTICE
+                np.abs(ratios - np.round(ratios)).max() > SAME_LATTICE
                 or round(abs(np.linalg.det(ratios))) != 1
             ):
                 raise ModelError(

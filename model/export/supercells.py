@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from anharm.errors import ModelError
 from anharm.model.clusters import SHELL_TOLERANCE, largest_fitting_cutoff
-from anharm.model.crystal import Crystal, IntArray, Supercell, as_supercell_matrix
+from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell, as_supercell_matrix
 from anharm.model.expansion import Expansion
+
+SAME_LATTICE = 0.02  # relative difference of lattice vectors of the same crystal
 
 
 def choose_supercell(
@@ -65,3 +68,27 @@ def smallest_multiples(crystal: Crystal, cutoff: float) -> IntArray:
         ):
             return np.array(multiples, dtype=np.int64)
     return sufficient.astype(np.int64)
+
+
+def same_primitive_cell(ours: Any, theirs: Any, what: str) -> FloatArray:
+    """(3, 3) integers M of ours = M @ theirs, rows, for `PhonopyAtoms` of the same crystal.
+
+    Raises
+    ------
+    ModelError
+        If the other is another crystal, or the same one in another orientation; says `what` it is.
+    """
+    lattice, other = np.asarray(ours.cell), np.asarray(theirs.cell)
+    matrix: FloatArray = np.round(lattice @ np.linalg.inv(other))
+    same_lattice = (
+        round(abs(np.linalg.det(matrix))) == 1
+        and np.abs(matrix @ other - lattice).max() < SAME_LATTICE * np.abs(lattice).max()
+    )
+    if not same_lattice or sorted(ours.numbers) != sorted(theirs.numbers):
+        raise ModelError(
+            f"{what}: this is another crystal; its primitive cell is "
+            f"{np.round(other, 3).tolist()} Angstrom of {' '.join(theirs.symbols)}, the model's "
+            f"{np.round(lattice, 3).tolist()} of {' '.join(ours.symbols)}; both must have the same "
+            "lattice in the same orientation"
+        )
+    return matrix
