@@ -14,6 +14,7 @@ import click
 from anharm import physics_commands
 from anharm._version import __version__
 from anharm.errors import AnharmError
+from anharm.serve_command import pes_path, serve
 
 if TYPE_CHECKING:
     from anharm.configuration import RunConfiguration
@@ -28,6 +29,10 @@ RUN_DIRECTORY = click.argument(
 @click.version_option(__version__, prog_name="anharm")
 def cli() -> None:
     """Bayesian lattice-dynamics force fields, trained while i-PI runs."""
+
+
+cli.add_command(serve)
+cli.add_command(pes_path)
 
 
 def main() -> None:

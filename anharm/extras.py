@@ -64,3 +64,16 @@ class ExtrasChoice:
     def has_errors(self) -> bool:
         """Whether errors of forces are sent."""
         return any(name in ERROR_EXTRAS for name in self.names)
+
+
+def parse_extras(text: str | None, n_members: int | None = None) -> ExtrasChoice:
+    """The choice that names separated by blanks make, or "none", or nothing for the default.
+
+    Raises
+    ------
+    ConfigurationError
+        As `ExtrasChoice.of` does.
+    """
+    if text is None:
+        text = " ".join(DEFAULT_EXTRAS)
+    return ExtrasChoice.of([] if text.strip() == "none" else text.split(), n_members)

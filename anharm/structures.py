@@ -42,18 +42,34 @@ def read_structures(path: str | Path, file_format: str | None = None) -> list[as
     return _read(Path(path), slice(None), file_format)
 
 
-def _read(path: Path, index: int | slice, file_format: str | None) -> list[ase.Atoms]:
+def read_species(path: str | Path) -> npt.NDArray[np.int64]:
+    """Read the atomic numbers of a structure, in its order of atoms; it needs no cell.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file is missing or ASE cannot read it.
+    """
+    atoms = _content(Path(path), -1, None)
+    return np.array(atoms.numbers, dtype=np.int64)
+
+
+def _content(path: Path, index: int | slice, file_format: str | None) -> Any:
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
         raise ConfigurationError(f"the structure file {path} {what}")
     try:
-        content = ase.io.read(path, index=index, format=file_format)
+        return ase.io.read(path, index=index, format=file_format)
     except Exception as error:  # the readers of ASE raise almost any kind of exception
         reason = str(error) or type(error).__name__
         as_format = f" as the format {file_format!r}" if file_format else ""
         raise ConfigurationError(
             f"ASE cannot read a structure from {path}{as_format}: {reason}"
         ) from error
+
+
+def _read(path: Path, index: int | slice, file_format: str | None) -> list[ase.Atoms]:
+    content = _content(path, index, file_format)
     structures = content if isinstance(content, list) else [content]
     if not structures:
         raise ConfigurationError(f"{path} holds no structure")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import socket
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from anharm.clients.broker_link import BrokerLink, RunEnded
+from anharm.clients.engine_connection import serve_engine
 from anharm.clients.evaluator import Evaluator, Placed
 from anharm.errors import AnharmError, RunFailed
 from anharm.extras import ExtrasChoice
@@ -18,8 +18,6 @@ from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.force_field import Prediction
 from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
-from anharm.wire.channel import PeerClosed
-from anharm.wire.driver_client import serve
 from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
 from anharm.wire.messages import (
     ConfigurationSent,
@@ -185,7 +183,7 @@ def run_lattice_client(
         with threadpool_limits(1, user_api="blas"):
             client = LatticeClient(link, supercell_matrix, maximum_displacement, threads, extras)
             connection = connect(engine_address, connection_limit)
-            _serve_engine(connection, client, engine_address)
+            serve_engine(connection, client, engine_address)
         failure = ""
     except RunEnded as ending:
         failure = ""
@@ -195,18 +193,3 @@ def run_lattice_client(
         raise
     finally:
         link.leave(failure)
-
-
-def _serve_engine(
-    connection: socket.socket, client: LatticeClient, engine_address: SocketAddress
-) -> None:
-    """Serve i-PI until it says EXIT; to end in any other way is no good end."""
-    try:
-        if serve(connection, client.evaluate, evaluate_batch=client.evaluate_batch) == "exit":
-            return
-    except PeerClosed as error:
-        logger.info("%s", error)
-    raise RunFailed(
-        f"i-PI at {engine_address} broke off without a goodbye: it crashed or was killed; see its "
-        "own output"
-    )

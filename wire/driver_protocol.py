@@ -10,13 +10,13 @@ is that of i-PI 3.3: one number of atoms, all cells, all positions, and likewise
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
 
 from anharm.errors import RunFailed
 from anharm.wire.channel import Channel, PeerClosed, ProtocolViolation, TimeLimitExceeded
+from anharm.wire.configurations import Batch, Configuration, Evaluation
 
 __all__ = [
     "Batch",
@@ -54,81 +54,6 @@ _INTEGER = struct.Struct("=i")
 _INTEGERS = struct.Struct("=ii")
 _ENERGY_AND_ATOMS = struct.Struct("=di")
 _CELL_BYTES = 144  # the cell and its inverse
-
-
-@dataclass(frozen=True, eq=False)
-class Configuration:
-    """Positions of the atoms in a cell.
-
-    Attributes
-    ----------
-    cell : ndarray, shape (3, 3)
-        Lattice vectors as rows (Angstrom).
-    positions : ndarray, shape (N, 3)
-        Cartesian positions (Angstrom).
-    """
-
-    cell: np.ndarray
-    positions: np.ndarray
-
-    def is_equal(self, other: "Configuration") -> bool:
-        """Tell whether the two are the same, number by number."""
-        return np.array_equal(self.cell, other.cell) and np.array_equal(
-            self.positions, other.positions
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a force field or a DFT code says about a configuration.
-
-    Attributes
-    ----------
-    energy : float
-        Potential energy (eV).
-    forces : ndarray, shape (N, 3)
-        Forces (eV/Angstrom).
-    virial : ndarray, shape (3, 3)
-        Minus the derivative of the energy by the strain (eV), not divided by the volume.
-    extras : str
-        Anything else; i-PI wants an empty string or a JSON object.
-    """
-
-    energy: float
-    forces: np.ndarray
-    virial: np.ndarray
-    extras: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Configurations that i-PI sent in one message.
-
-    i-PI fills up a batch by repeating its last structure, and does not say so. Trailing
-    copies are therefore left out here; they are answered like the structure they repeat.
-    Beads that stand at the same place (as all do at the very first step, often) look alike.
-
-    Attributes
-    ----------
-    cells : ndarray, shape (n, 3, 3)
-        Lattice vectors as rows (Angstrom).
-    positions : ndarray, shape (n, N, 3)
-        Cartesian positions (Angstrom).
-    size : int
-        Number of structures in the message, with the trailing copies; at least n.
-    """
-
-    cells: np.ndarray
-    positions: np.ndarray
-    size: int
-
-    @property
-    def configurations(self) -> list[Configuration]:
-        """The n configurations one by one (views, not copies)."""
-        return [
-            Configuration(cell, positions)
-            for cell, positions in zip(self.cells, self.positions, strict=True)
-        ]
 
 
 def encode_initialisation(identifier: int, text: str = " ") -> bytes:
@@ -188,10 +113,29 @@ def read_configuration(channel: Channel) -> Configuration:
         If the number of atoms is out of bounds or a number is not finite or absurdly large.
     """
     head = channel.read(_CELL_BYTES + _INTEGER.size)
-    cell = np.multiply(np.frombuffer(head, count=9).reshape(3, 3).T, BOHR, order="C")
+    columns = np.frombuffer(head, count=9).reshape(3, 3)
     number_of_atoms = _INTEGER.unpack_from(head, _CELL_BYTES)[0]
     _check_range("number of atoms", number_of_atoms, 1, LARGEST_NUMBER_OF_ATOMS)
-    positions = _floats(channel, (number_of_atoms, 3)) * BOHR
+    return configuration_of(columns, _floats(channel, (number_of_atoms, 3)))
+
+
+def configuration_of(columns: np.ndarray, positions: np.ndarray) -> Configuration:
+    """Return the configuration that i-PI's own numbers stand for.
+
+    Parameters
+    ----------
+    columns : ndarray, shape (3, 3)
+        Lattice vectors as columns (Bohr).
+    positions : ndarray, shape (N, 3)
+        Cartesian positions (Bohr).
+
+    Raises
+    ------
+    ProtocolViolation
+        If a number is not finite or absurdly large.
+    """
+    cell = np.multiply(columns.T, BOHR, order="C")
+    positions = positions * BOHR
     _check_finite("cell", cell)
     _check_finite("positions", positions)
     return Configuration(cell, positions)
@@ -214,8 +158,27 @@ def read_batch(channel: Channel, size: int) -> Batch:
         LARGEST_NUMBER_OF_ATOMS_IN_BATCH,
     )
     columns = _floats(channel, (size, 2, 3, 3))[:, 0]
+    return batch_of(columns, _floats(channel, (size, number_of_atoms, 3)))
+
+
+def batch_of(columns: np.ndarray, positions: np.ndarray) -> Batch:
+    """Return the batch that i-PI's own numbers stand for.
+
+    Parameters
+    ----------
+    columns : ndarray, shape (size, 3, 3)
+        Lattice vectors as columns (Bohr).
+    positions : ndarray, shape (size, N, 3)
+        Cartesian positions (Bohr).
+
+    Raises
+    ------
+    ProtocolViolation
+        As `configuration_of` does.
+    """
+    size = len(positions)
     cells = np.ascontiguousarray(columns.transpose(0, 2, 1)) * BOHR
-    positions = _floats(channel, (size, number_of_atoms, 3)) * BOHR
+    positions = positions * BOHR
     _check_finite("cell", cells)
     _check_finite("positions", positions)
     count = size
@@ -232,18 +195,30 @@ def encode_evaluation(evaluation: Evaluation) -> bytes:
     RunFailed
         If a number is not finite: a force that is not a number would end the dynamics.
     """
-    forces, virial = _checked_arrays(evaluation)
+    energy, forces, virial = in_atomic_units(evaluation)
     extras = evaluation.extras.encode()
     return b"".join(
         (
             FORCEREADY,
-            _ENERGY_AND_ATOMS.pack(evaluation.energy / HARTREE, len(forces)),
-            (forces * (BOHR / HARTREE)).tobytes(),
-            (virial / HARTREE).tobytes(),
+            _ENERGY_AND_ATOMS.pack(energy, len(forces)),
+            forces.tobytes(),
+            virial.tobytes(),
             _INTEGER.pack(len(extras)),
             extras,
         )
     )
+
+
+def in_atomic_units(evaluation: Evaluation) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return energy, forces (N, 3) and virial (3, 3) in i-PI's own units, in new arrays.
+
+    Raises
+    ------
+    RunFailed
+        If a number is not finite.
+    """
+    forces, virial = _checked_arrays(evaluation)
+    return evaluation.energy / HARTREE, forces * (BOHR / HARTREE), virial / HARTREE
 
 
 def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:

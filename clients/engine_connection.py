@@ -1,0 +1,45 @@
+"""A lattice client's conversation with i-PI, from the connection to the goodbye."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+from anharm.errors import RunFailed
+from anharm.wire.addresses import SocketAddress
+from anharm.wire.channel import PeerClosed
+from anharm.wire.driver_client import serve
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluates(Protocol):
+    """Whatever answers for configurations."""
+
+    def evaluate(self, configuration: Configuration) -> Evaluation:
+        """Answer for one."""
+
+    def evaluate_batch(self, batch: Batch) -> Sequence[Evaluation]:
+        """Answer for each of a batch."""
+
+
+def serve_engine(connection: socket.socket, client: Evaluates, address: SocketAddress) -> None:
+    """Serve i-PI until it says EXIT; to end in any other way is no good end.
+
+    Raises
+    ------
+    RunFailed
+        If i-PI breaks off.
+    """
+    try:
+        if serve(connection, client.evaluate, evaluate_batch=client.evaluate_batch) == "exit":
+            return
+    except PeerClosed as error:
+        logger.info("%s", error)
+    raise RunFailed(
+        f"i-PI at {address} broke off without a goodbye: it crashed or was killed; see its "
+        "own output"
+    )
