@@ -146,6 +146,27 @@ def client(run_file: Path, trajectory: str | None) -> None:
     )
 
 
+@cli.command()
+@RUN_FILE
+@click.option("--forcefield", help="Name of the <ffsocket>, needed if there are several.")
+def relay(run_file: Path, forcefield: str | None) -> None:
+    """Run a relay alone: it serves i-PI with the reference's forces, and records them."""
+    from anharm.clients.relay import run_relay
+    from anharm.configuration import load_configuration
+    from anharm.server.engine_runs import read_engine_runs, relayed_socket
+    from anharm.wire.addresses import parse_address
+
+    configuration = load_configuration(run_file)
+    socket = relayed_socket(read_engine_runs(configuration), forcefield)
+    run_relay(
+        parse_address(socket.address),
+        configuration.run.broker_endpoint,
+        socket.label,
+        connection_limit=configuration.run.connection_limit,
+        keys=configuration.run.keys,
+    )
+
+
 @cli.command(
     name="i-pi", context_settings={"ignore_unknown_options": True, "help_option_names": []}
 )

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from anharm.configuration_client import ClientSection
 from anharm.configuration_messages import describe_problems
@@ -22,6 +22,7 @@ from anharm.configuration_sections import (
     Section,
     TrainingSection,
 )
+from anharm.configuration_values import problem
 from anharm.errors import ConfigurationError
 
 __all__ = [
@@ -66,6 +67,21 @@ class RunConfiguration(Section):
     training: TrainingSection = Field(default=EMPTY_TABLE, description="a table")
     reference: ReferenceSection | None = Field(default=None, description="a table")
     run: RunSection = Field(default=EMPTY_TABLE, description="a table")
+
+    @field_validator("training")
+    @classmethod
+    def _has_something_to_harvest(
+        cls, value: TrainingSection, info: ValidationInfo
+    ) -> TrainingSection:
+        engine = info.data.get("engine")
+        mixes = "engine" not in info.data or (engine is not None and engine.reference_forcefield)
+        if "harvest" in value.model_fields_set and not mixes:
+            raise problem(
+                "harvest has no effect without engine.reference_forcefield, the name of the "
+                "<ffsocket> whose forces i-PI wants from the reference; remove the one or give "
+                "the other"
+            )
+        return value
 
     _path: Path = PrivateAttr(default=Path("run.toml"))
     _text: str = PrivateAttr(default="")

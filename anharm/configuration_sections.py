@@ -15,16 +15,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from anharm.configuration_cluster import QUEUE_SECONDS, ClusterSection, check_reachable
+from anharm.configuration_engine import EngineSection
 from anharm.configuration_values import (
-    CommandLine,
     CommandLines,
     Cutoffs,
     Endpoint,
     ExistingFile,
     ExistingFiles,
     KeyFolder,
-    OneOrMoreFiles,
-    OneOrMoreNames,
     OutputFiles,
     Patterns,
     ReferenceAddress,
@@ -35,6 +33,16 @@ from anharm.configuration_values import (
     problem,
 )
 from anharm.errors import ConfigurationError
+
+__all__ = [
+    "CalculatorSection",
+    "CrystalSection",
+    "EngineSection",
+    "ExpansionSection",
+    "ReferenceSection",
+    "RunSection",
+    "TrainingSection",
+]
 
 FILLED_IN: Any = None  # a default that a validator replaces
 RULE_KEYS = {
@@ -48,7 +56,9 @@ RULE_KEYS = {
         "history_slope",
         "critical_factor",
     },
+    "none": set[str](),
 }  # keys of [training] that belong to some rules only
+LABEL_KEYS = {"maximum", "audit_interval"}  # that belong to every rule that takes labels
 LONGEST_SOCKET_PATH = 103  # bytes; Linux takes 107, other systems 103
 
 
@@ -89,23 +99,6 @@ class ExpansionSection(Section):
     )
 
 
-class EngineSection(Section):
-    """i-PI and the user's own input for it."""
-
-    input: OneOrMoreFiles = Field(
-        description="the path of the i-PI input file (XML), or a list of such paths",
-        examples=['"input.xml"'],
-    )
-    forcefield: OneOrMoreNames | None = Field(
-        default=None,
-        description="the name of the <ffsocket> that anharm serves, or a list of such names",
-    )
-    clients: int = Field(
-        default=1, ge=1, le=1000, description="a number of lattice clients from 1 to 1000"
-    )
-    command: CommandLine = Field(default="anharm i-pi", description="the command that starts i-PI")
-
-
 class TrainingSection(Section):
     """When a configuration is sent to the reference, and when training has converged."""
 
@@ -121,9 +114,14 @@ class TrainingSection(Section):
         min_length=1,
         description='a list of "forces", "energies" and "virials"',
     )
-    rule: Literal["trajectory-average", "fixed", "adaptive-history"] = Field(
+    rule: Literal["trajectory-average", "fixed", "adaptive-history", "none"] = Field(
         default="trajectory-average",
-        description='"trajectory-average", "fixed" or "adaptive-history"',
+        description='"trajectory-average", "fixed", "adaptive-history" or "none"',
+    )
+    harvest: Literal["keep", "learn"] = Field(
+        default="keep",
+        description="'keep' or 'learn' (what becomes of the reference's answers that i-PI itself "
+        "asks for)",
     )
     factor: float = Field(
         default=3.0,
@@ -190,14 +188,15 @@ class TrainingSection(Section):
         if self.rule == "fixed" and self.threshold is None:
             raise problem('rule = "fixed" needs threshold, a force error in eV/A')
         known = RULE_KEYS[self.rule]
-        foreign = sorted(self.model_fields_set & set().union(*RULE_KEYS.values()) - known)
+        owned = set().union(*RULE_KEYS.values(), LABEL_KEYS if self.rule == "none" else ())
+        foreign = sorted(self.model_fields_set & owned - known)
         if foreign:
             owners = [name for name, keys in RULE_KEYS.items() if keys.issuperset(foreign)]
             instead = f", or set rule = {' or '.join(map(json.dumps, owners))}" if owners else ""
             plural = len(foreign) > 1
             raise problem(
                 f"{', '.join(foreign)} {'have' if plural else 'has'} no effect with rule = "
-                f'"{self.rule}" (its own keys: {", ".join(sorted(known))}); remove '
+                f'"{self.rule}" (its own keys: {", ".join(sorted(known)) or "none"}); remove '
                 f"{'them' if plural else 'it'}{instead}"
             )
         return self

@@ -211,6 +211,7 @@ OneOrMoreNames = Annotated[
     Field(min_length=1),
     BeforeValidator(_one_or_more),
 ]
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_more)]
 ExistingFiles = Annotated[tuple[ExistingFile, ...], BeforeValidator(_as_tuple)]
 OutputFiles = Annotated[tuple[AbsolutePath, ...], BeforeValidator(_one_or_more)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]

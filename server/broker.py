@@ -15,6 +15,7 @@ from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence import Convergence, assess_convergence
+from anharm.server.convergence_record import has_converged, note_convergence
 from anharm.server.decision import (
     Decision,
     TrajectoryState,
@@ -25,19 +26,20 @@ from anharm.server.decision import Observation as DecisionInput
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
-from anharm.server.lattice_clients import LatticeClient, labels_from_clients
+from anharm.server.lattice_clients import LatticeClient, check_numbers, labels_from_clients
 from anharm.server.learner import Learner
 from anharm.server.progress import ErrorHistory
 from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
+from anharm.server.relays import Relays
 from anharm.server.resumption import restore_states, stored_state
 from anharm.wire.driver_protocol import Configuration
 from anharm.wire.messages import (
-    DIGEST_BYTES,
     PROTOCOL_VERSION,
     Alive,
     BadMessage,
     ConfigurationSent,
+    ForcesWanted,
     Goodbye,
     Hello,
     Introduce,
@@ -57,8 +59,6 @@ logger = logging.getLogger(__name__)
 logger.addFilter(FloodLimit(most=500))
 
 LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
-
-LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
 
 Phase = Literal["initial labels", "training", "converged", "stopped"]
 Reply = tuple[bytes, Message]
@@ -95,13 +95,14 @@ class Broker:
         attempts = configuration.reference.attempts if configuration.reference else 1
         self.labels = LabelRequests(record, learner, labelling, ideal, attempts)
         self.n_atoms = len(ideal.positions)
+        self.relays = Relays(self.labels, record, self.n_atoms)
         self.clients: dict[str, LatticeClient] = {}
         self.history = ErrorHistory.from_record(record)
         self.states, self.configurations = restore_states(record, self.settings)
         self.sample = ConfigurationSample(record)
         self.convergence = Convergence(False, "No step has been made yet.")
         self.phase: Phase = "initial labels"
-        self.has_converged = self._converged_before()
+        self.has_converged = has_converged(record, self.settings)
         self.failure = ""
         self.n_lost = 0
         self.n_finished = 0
@@ -139,6 +140,10 @@ class Broker:
             return self._status(address, message)
         if isinstance(message, Hello):
             return self._welcome(address, message)
+        if isinstance(message, ForcesWanted):
+            if self.phase == "stopped":
+                return [(address, Stop("the run has ended", self.failure))]
+            return self.relays.ask(address, message)
         if not isinstance(message, Observation | ConfigurationSent | Alive | Goodbye):
             raise BadMessage(f"a {type(message).__name__} is for clients, not for the broker")
         client = self.clients.get(message.client)
@@ -198,7 +203,7 @@ class Broker:
     def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
         if self.phase == "stopped":
             return [(client.address, Stop("the run has ended", self.failure))]
-        self._check_numbers(message)
+        check_numbers(message)
         if client.is_new:
             self._place(client, message)
         first_new = client.last_sequence + (0 if client.may_repeat else 1)
@@ -239,14 +244,6 @@ class Broker:
         client.last_sequence, client.may_repeat = sequence, False
         return client.step
 
-    @staticmethod
-    def _check_numbers(message: Observation) -> None:
-        for error in (message.force_std_max, message.force_std_mean, message.force_std_rms):
-            if not 0 <= error < LARGEST_ERROR:
-                raise BadMessage(f"a force error of {error} eV/A")
-        if len(message.configuration) != DIGEST_BYTES:
-            raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
-
     def _place(self, client: LatticeClient, message: Observation) -> None:
         """Find the step of the first observation of a client that is new or came back.
 
@@ -261,9 +258,8 @@ class Broker:
 
     def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
         state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
-        taken = self.learner.n_labels + len(self.labels)
         error = float(np.float32(message.force_std_max))  # as the record keeps it
-        seen = DecisionInput(step, error, message.model_version, taken)
+        seen = DecisionInput(step, error, message.model_version, self.labels.n_taken)
         self.states[client.trajectory], decision = decide(state, seen, self.settings)
         if decision.verdict == "budget":
             self.record.add_decision(decision)
@@ -296,7 +292,10 @@ class Broker:
             return [(client.address, Proceed(message.sequence))]
         request = self.labels.ask(positions, cell, decision)
         if request.state == "labelled":
-            return [(client.address, Proceed(message.sequence))]
+            if self.synchronous and not self.learner.is_current:
+                client.waits_for = "model"  # what was harvested earlier is learnt now
+                return self._refit_if_ready()
+            return [*self._refit_if_ready(), (client.address, Proceed(message.sequence))]
         if self.synchronous:
             client.waits_for, client.label = "label", request.id
             return [(client.address, Waiting(self.waiting_for))]
@@ -331,10 +330,12 @@ class Broker:
 
     def receive_label(self, event: LabelReceived) -> list[Reply]:
         """Check a label, commit it, learn it, and give the new model to those who wait."""
-        failure = self.labels.receive(event)
+        learns_harvested = self.settings.harvest == "learn" and self.phase != "converged"
+        failure = self.labels.receive(event, learns_harvested)
         if failure:
             return self.stop("", failure)
-        return [*self._refit_if_ready(), *self._end_if_done()]
+        answers = self.relays.answer(event.request_id)
+        return [*answers, *self._refit_if_ready(), *self._end_if_done()]
 
     def _refit_if_ready(self) -> list[Reply]:
         """Refit when labels are new, but wait for all initial ones before the first model."""
@@ -369,28 +370,9 @@ class Broker:
         if not self.convergence.converged:
             return []
         self.phase, self.has_converged = "converged", True
-        text = f"training converged at step {self.n_steps}: {self.convergence.reason}"
-        logger.info(text)
-        self.record.log(text)
-        self.record.set_metadata(
-            {
-                "converged": self.convergence.reason,
-                "converged_step": str(self.n_steps),
-                "converged_settings": self._convergence_settings,
-            }
-        )
+        logger.info("training converged at step %d: %s", self.n_steps, self.convergence.reason)
+        note_convergence(self.record, self.settings, self.n_steps, self.convergence.reason)
         return self.stop("training has converged", "") if self.stop_when_converged else []
-
-    @property
-    def _convergence_settings(self) -> str:
-        settings = self.settings
-        return (
-            f"{settings.convergence_tolerance} {settings.convergence_refits} {settings.quiet_steps}"
-        )
-
-    def _converged_before(self) -> bool:
-        """Whether an earlier part of this run converged, by the criteria that hold now."""
-        return self.record.metadata().get("converged_settings") == self._convergence_settings
 
     def stop(self, reason: str, failure: str) -> list[Reply]:
         """End the run; every client is told."""
@@ -400,7 +382,8 @@ class Broker:
             self._fold()
             self.record.log(failure or reason, "error" if failure else "info")
             self.record.set_metadata({"ended": reason, "failure": failure})
-        return [(client.address, Stop(reason, failure)) for client in self.clients.values()]
+        told = [(client.address, Stop(reason, failure)) for client in self.clients.values()]
+        return [*told, *self.relays.stop(Stop(reason, failure))]
 
     def write(self) -> None:
         """Let the observations survive a loss of power, too, and keep the journal short."""
@@ -484,8 +467,8 @@ class Broker:
 
     @property
     def n_pending(self) -> int:
-        """Labels asked for and not received."""
-        return len(self.labels)
+        """Labels asked for and not received, whoever wants them."""
+        return self.labels.n_open
 
     def _status(self, address: bytes, message: StatusRequest) -> list[Reply]:
         replies = self.stop(message.stop, "") if message.stop else []
@@ -496,7 +479,7 @@ class Broker:
             waiting_for=self.waiting_for,
             steps=self.n_steps,
             labels=self.learner.n_labels,
-            pending=len(self.labels),
+            pending=self.n_pending,
             model_version=self.learner.version,
             error=float(state.errors[-1]) if state is not None and has_errors else -1.0,
             average_error=float(state.mean_error or 0.0) if state and has_errors else -1.0,

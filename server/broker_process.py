@@ -16,6 +16,7 @@ from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.broker import Broker, Reply
 from anharm.server.broker_socket import broker_socket, send_to
+from anharm.server.convergence_record import has_converged
 from anharm.server.engine_runs import ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.labelling import (
@@ -176,6 +177,8 @@ class _BrokerProcess:
             configuration.run.directory,
             configuration.crystal.maximum_displacement,
             configuration.training.targets,
+            learns_harvested=configuration.training.harvest == "learn"
+            and not has_converged(record, configuration.training),
         )
         self.record = record
         self.broker = Broker(configuration, record, learner, self.labelling, ideal)

@@ -15,7 +15,8 @@ that matches decides:
 5. audit step: label;
 6. error above the threshold: label.
 
-Where a rule asks for a label and the budget is spent, the verdict is "budget".
+Where a rule asks for a label and the budget is spent, the verdict is "budget". The rule "none"
+never asks.
 """
 
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ Rule = Literal[
     "trajectory-average",
     "fixed",
     "adaptive-history",
+    "none",
 ]
 Verdict = Literal["continue", "label", "budget"]
 
@@ -242,6 +244,8 @@ def _first_match(
     step, error = observation.step, observation.error
     if state.last_step is not None and step <= state.last_step:
         return "already-labelled", None, False
+    if settings.rule == "none":
+        return "none", None, False
     if settings.rule == "adaptive-history" and not state.awaits_label:
         critical = settings.critical_factor * state.adaptive.threshold(settings)
         if error > critical:

@@ -6,6 +6,7 @@ is found here, before any process is started.
 
 import io
 import re
+from collections.abc import Collection
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class EngineInput:
         its own, or `tcp://HOST:PORT`.
     batch_size : int
         Structures that i-PI sends together.
+    concurrency : int
+        Configurations that i-PI may ask of this socket at the same time: beads and systems.
     total_steps : int
     timestep : float or None
         fs; None without dynamics.
@@ -58,6 +61,7 @@ class EngineInput:
     forcefield: str
     address: str
     batch_size: int
+    concurrency: int
     total_steps: int
     timestep: float | None
     temperature: float | None
@@ -74,7 +78,9 @@ class EngineInput:
         return self.checkpoint_stride is not None
 
 
-def read_engine_input(path: str | Path, forcefield: str | None = None) -> EngineInput:
+def read_engine_input(
+    path: str | Path, forcefield: str | None = None, others: Collection[str] = ()
+) -> EngineInput:
     """Read an i-PI input and check the parts that anharm depends on.
 
     Parameters
@@ -83,6 +89,8 @@ def read_engine_input(path: str | Path, forcefield: str | None = None) -> Engine
         The XML file.
     forcefield : str, optional
         Name of the <ffsocket> to serve; needed if there are several.
+    others : collection of str
+        Names of those that are served otherwise.
 
     Returns
     -------
@@ -96,7 +104,7 @@ def read_engine_input(path: str | Path, forcefield: str | None = None) -> Engine
     path = Path(path).absolute()
     root = _parse(path)
     systems = _systems(path, root)
-    socket = _choose_socket(path, root, forcefield)
+    socket = _choose_socket(path, root, forcefield, others)
     served = _served(path, root, systems, socket)
     first = served[0]
     initialize = first.find("initialize")
@@ -106,6 +114,7 @@ def read_engine_input(path: str | Path, forcefield: str | None = None) -> Engine
         forcefield=_name(socket),
         address=_address(path, root, socket),
         batch_size=_integer(path, socket, "batch_size", 1),
+        concurrency=_concurrency(path, served, socket),
         total_steps=_integer(path, root, "total_steps", 1000),
         timestep=_quantity(path, first, ".//dynamics/timestep", "time", "femtosecond"),
         temperature=_quantity(path, first, "ensemble/temperature", "temperature", "kelvin"),
@@ -171,8 +180,10 @@ def _words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").strip().strip("[]").split(",") if word.strip()]
 
 
-def _choose_socket(path: Path, root: Element, forcefield: str | None) -> Element:
-    sockets = list(root.iter("ffsocket"))
+def _choose_socket(
+    path: Path, root: Element, forcefield: str | None, others: Collection[str]
+) -> Element:
+    sockets = [socket for socket in root.iter("ffsocket") if _name(socket) not in others]
     names = [_name(socket) for socket in sockets]
     if not sockets:
         raise ConfigurationError(
@@ -217,8 +228,8 @@ def _served(path: Path, root: Element, systems: list[Element], socket: Element) 
     ours = {name for name in used if socket in serving[name].iter()}
     if not ours:
         raise ConfigurationError(
-            f"{path}: no <force> of a <system> uses the <ffsocket name='{_name(socket)}'>, so "
-            f"nothing would be trained; add <force forcefield='{_name(socket)}'/>"
+            f"{path}: no <force> of a <system> uses the <ffsocket name='{_name(socket)}'>, so it "
+            f"would have nothing to do; add <force forcefield='{_name(socket)}'/>"
         )
     return [
         system
@@ -227,6 +238,21 @@ def _served(path: Path, root: Element, systems: list[Element], socket: Element) 
             force.get("forcefield", "").strip() in ours for force in system.iterfind("forces/force")
         )
     ]
+
+
+def _concurrency(path: Path, systems: list[Element], socket: Element) -> int:
+    """The beads, of all systems, for which forces of a socket are wanted in one step."""
+    total = 0
+    for system in systems:
+        initialize = system.find("initialize")
+        beads = _positive(
+            path, initialize if initialize is not None else system.find("beads"), "nbeads"
+        )
+        for force in system.iterfind("forces/force"):
+            if force.get("forcefield", "").strip() == _name(socket):
+                own = force.get("nbeads", "0").strip()
+                total += int(own) if own.isdecimal() and int(own) > 0 else beads
+    return max(1, total)
 
 
 def _common_structure(path: Path, systems: list[Element]) -> ase.Atoms:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anharm.configuration import RunConfiguration
+from anharm.configuration import EngineSection, RunConfiguration
 from anharm.errors import ConfigurationError
 from anharm.model.sites import assign_sites
 from anharm.server.engine_input import EngineInput, read_engine_input
@@ -32,6 +32,32 @@ class Trajectory:
     address: str
 
 
+@dataclass(frozen=True)
+class RelayedSocket:
+    """A socket of i-PI that is served with the reference's forces.
+
+    Attributes
+    ----------
+    name : str
+        Of the force field.
+    engine : str
+        The name of its i-PI, empty if it is the only one.
+    address : str
+    concurrency : int
+        Configurations that i-PI may ask for at the same time.
+    """
+
+    name: str
+    engine: str
+    address: str
+    concurrency: int
+
+    @property
+    def label(self) -> str:
+        """Its name for logs and for `anharm relay`."""
+        return f"{self.engine}-{self.name}" if self.engine else self.name
+
+
 @dataclass(frozen=True, eq=False)
 class EngineRun:
     """One i-PI.
@@ -43,11 +69,13 @@ class EngineRun:
     engine : EngineInput
         As its first socket sees it.
     trajectories : tuple of Trajectory
+    relayed : tuple of RelayedSocket
     """
 
     name: str
     engine: EngineInput
     trajectories: tuple[Trajectory, ...]
+    relayed: tuple[RelayedSocket, ...] = ()
 
     def folder(self, directory: Path) -> Path:
         """Where it runs: the run directory, or a folder of its own there if there are several."""
@@ -79,13 +107,15 @@ def read_engine_runs(configuration: RunConfiguration) -> tuple[EngineRun, ...]:
                 "folders of the run directory and names of trajectories, so rename it"
             )
     return tuple(
-        _read(path, name, section.forcefield)
-        for path, name in zip(section.input, names, strict=True)
+        _read(path, name, section) for path, name in zip(section.input, names, strict=True)
     )
 
 
-def _read(path: Path, name: str, forcefields: tuple[str, ...] | None) -> EngineRun:
-    engines = [read_engine_input(path, forcefield) for forcefield in forcefields or (None,)]
+def _read(path: Path, name: str, section: EngineSection) -> EngineRun:
+    engines = [
+        read_engine_input(path, forcefield, section.reference_forcefield)
+        for forcefield in section.forcefield or (None,)
+    ]
     if len(engines) == 1:
         trajectories = [name or ONLY_TRAJECTORY]
     else:
@@ -97,7 +127,46 @@ def _read(path: Path, name: str, forcefields: tuple[str, ...] | None) -> EngineR
             Trajectory(trajectory, engine.address)
             for trajectory, engine in zip(trajectories, engines, strict=True)
         ),
+        tuple(_relayed(path, name, other, engines[0]) for other in section.reference_forcefield),
     )
+
+
+def _relayed(path: Path, name: str, forcefield: str, ours: EngineInput) -> RelayedSocket:
+    """A socket for the reference's forces, which must be for the same atoms as the model."""
+    other = read_engine_input(path, forcefield)
+    symbols, expected = (e.structure.get_chemical_symbols() for e in (other, ours))
+    if symbols != expected:
+        raise ConfigurationError(
+            f"{path}: the system that uses <ffsocket name='{forcefield}'> "
+            f"(engine.reference_forcefield) has {other.structure.get_chemical_formula()}, and that "
+            f"of <ffsocket name='{ours.forcefield}'> {ours.structure.get_chemical_formula()}: "
+            "reference clients are for one system, with one order of atoms"
+        )
+    return RelayedSocket(forcefield, name, other.address, other.concurrency)
+
+
+def relayed_socket(runs: Sequence[EngineRun], label: str | None) -> RelayedSocket:
+    """Return the socket that a relay serves; the only one needs no name.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or none of this name, or there are several and no name is given.
+    """
+    known = {relayed.label: relayed for run in runs for relayed in run.relayed}
+    if not known:
+        raise ConfigurationError(
+            "run.toml has no engine.reference_forcefield, the name of the <ffsocket> that a relay "
+            "serves with the reference's forces"
+        )
+    if label is None and len(known) == 1:
+        return next(iter(known.values()))
+    if label is None or label not in known:
+        seen = "which is missing" if label is None else f"and {label!r} is none of them"
+        raise ConfigurationError(
+            f"run.toml has {', '.join(known)} for relays to serve: one needs a --forcefield, {seen}"
+        )
+    return known[label]
 
 
 def address_of(runs: Sequence[EngineRun], trajectory: str | None) -> tuple[str, str]:

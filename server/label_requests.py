@@ -1,6 +1,8 @@
 """Labels on their way: asked for once, checked, committed, and learnt.
 
-A label is in the record before anything uses it.
+A label is in the record before anything uses it. Most labels are wanted by training. Others are
+harvested: the dynamics itself needs the reference's answer (see `anharm.server.relays`), which is
+checked and committed like any label, and learnt only where the run says so.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from anharm.server.label_plausibility import check_against_prediction, check_res
 from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
 from anharm.server.learner import Learner, initial_configurations
 from anharm.server.record import Answer, Record, Request
+from anharm.server.record_schema import HARVESTED
 from anharm.wire.driver_protocol import Configuration
 
 logger = logging.getLogger(__name__)
 
 
 class LabelRequests:
-    """The labels that a run waits for.
+    """The labels that a run waits for; its length is the number of those that training wants.
 
     Parameters
     ----------
@@ -50,7 +53,8 @@ class LabelRequests:
         self.labelling = labelling
         self.ideal = ideal
         self.attempts = attempts
-        self._pending: set[int] = set()
+        self._pending: set[int] = set()  # wanted by training
+        self._harvested: set[int] = set()  # wanted by the dynamics alone
         self._tries: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -59,8 +63,25 @@ class LabelRequests:
     def __contains__(self, request_id: object) -> bool:
         return request_id in self._pending
 
+    @property
+    def n_open(self) -> int:
+        """Labels on their way, whoever wants them."""
+        return len(self._pending) + len(self._harvested)
+
+    def is_open(self, request_id: int) -> bool:
+        """Whether a label is on its way, whoever wants it."""
+        return request_id in self._pending or request_id in self._harvested
+
+    @property
+    def n_taken(self) -> int:
+        """Labels that count towards the budget: those that training has asked for."""
+        return self.learner.n_labels - self.learner.n_harvested + len(self._pending)
+
     def ask_initial(self, number: int, displacement: float, seed: int) -> None:
-        """Ask for all labels that are still missing: the initial ones and interrupted ones."""
+        """Ask for all labels that are still missing: the initial ones and interrupted ones.
+
+        Harvested ones are left out: if the dynamics still needs them, its relay asks again.
+        """
         configurations = initial_configurations(
             self.learner.system.supercell, self.ideal.positions, number, displacement, seed
         )
@@ -68,7 +89,8 @@ class LabelRequests:
         for index, displaced in enumerate(configurations, start=1):
             self.record.request_for(displaced, self.ideal.cell, f"initial configuration {index}")
         for request in self.record.requests():
-            if request.state != "labelled":
+            if request.state != "labelled" and not request.is_harvested:
+                self._pending.add(request.id)
                 self._submit(request)
 
     def _check_displacements(self, configurations: list[FloatArray], displacement: float) -> None:
@@ -86,24 +108,51 @@ class LabelRequests:
             )
 
     def ask(self, positions: FloatArray, cell: FloatArray, decision: Decision) -> Request:
-        """Ask for the label of a configuration, unless it is there or on its way already."""
+        """Ask for the label of a configuration, unless it is there or on its way already.
+
+        One that was only harvested becomes a label of training.
+        """
         reason = f"{decision.rule} at step {decision.step} of trajectory {decision.trajectory}"
         request = self.record.request_for(positions, cell, reason, decision)
         logger.info("label %d wanted: %s", request.id, reason)
-        if request.state != "labelled" and request.id not in self:
+        if request.is_harvested:
+            request = self.record.adopt_request(request.id, reason, decision)
+        if request.state == "labelled":
+            label = self.record.label_of(request.id)
+            if not self.learner.knows(label):
+                self.learner.learn(label)
+        elif request.id in self._harvested:
+            self._harvested.remove(request.id)
+            self._pending.add(request.id)
+        elif request.id not in self._pending:
+            self._pending.add(request.id)
+            self._submit(request)
+        return request
+
+    def harvest(self, positions: FloatArray, cell: FloatArray, forcefield: str) -> Request:
+        """Ask for what the dynamics needs, unless it is there or on its way already."""
+        reason = f"{HARVESTED} from i-PI's force field {forcefield}"
+        request = self.record.request_for(positions, cell, reason)
+        if request.state != "labelled" and not self.is_open(request.id):
+            self._harvested.add(request.id)
             self._submit(request)
         return request
 
     def _submit(self, request: Request) -> None:
-        self._pending.add(request.id)
         self._tries[request.id] = self._tries.get(request.id, 0) + 1
         self.record.start_attempt(request.id)
         self.labelling.submit(
             LabelRequest(request.id, Configuration(request.cell, request.positions))
         )
 
-    def receive(self, event: LabelReceived) -> str:
+    def receive(self, event: LabelReceived, learns_harvested: bool) -> str:
         """Check a label, commit and learn it.
+
+        Parameters
+        ----------
+        event : LabelReceived
+        learns_harvested : bool
+            Whether those that training did not ask for are learnt, too.
 
         Returns
         -------
@@ -141,9 +190,10 @@ class LabelRequests:
             if reasons:
                 return self._reject(request, answer, reasons)
         label = self.record.add_label(request.id, answer, prediction=prediction)
-        if request.id in self._pending:
-            self._pending.discard(request.id)
+        if request.id in self._pending or (learns_harvested and request.id in self._harvested):
             self.learner.learn(label)
+        self._pending.discard(request.id)
+        self._harvested.discard(request.id)
         return ""
 
     def _reject(self, request: Request, answer: Answer, reasons: list[str]) -> str:

@@ -134,6 +134,9 @@ class Learner:
         Atoms further than this from their site are an error, Angstrom.
     targets : sequence of str
         What of a label is learnt: "forces", "energies", "virials".
+    learns_harvested : bool
+        Whether labels that the record holds and training did not ask for are learnt at once, too;
+        those that were learnt once stay learnt.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class Learner:
         directory: Path,
         maximum_displacement: float | None = None,
         targets: Sequence[str] = KINDS,
+        learns_harvested: bool = False,
     ) -> None:
         self.system = system
         self.model: BayesianModel | None = None
@@ -157,11 +161,15 @@ class Learner:
         )
         self._trainer = Trainer(system.expansion, maximum_displacement, targets)
         self._label_ids: list[int] = []
+        self.n_harvested = 0  # of the labels learnt, those that training did not ask for
         self._energy_zero: EnergyZero | None = None
         self._has_foreign_labels = False
         self._force_field: ForceField | None = None
+        versions = record.models()
+        known = set(versions[-1].labels) if versions else set()
         for label in record.labels():
-            self._learn(label)
+            if learns_harvested or not label.request.is_harvested or label.id in known:
+                self._learn(label)
         self._load_latest()
 
     @property
@@ -178,6 +186,10 @@ class Learner:
     def n_labels(self) -> int:
         """Labels learnt so far."""
         return len(self._label_ids)
+
+    def knows(self, label: Label) -> bool:
+        """Whether a label was learnt."""
+        return label.id in self._label_ids
 
     @property
     def is_current(self) -> bool:
@@ -281,6 +293,7 @@ class Learner:
             virial=label.answer.virial if counts else None,
         )
         self._label_ids.append(label.id)
+        self.n_harvested += label.request.is_harvested
 
     def _load_latest(self) -> None:
         """Take up the latest model version of an earlier run, or fit again if its file is lost."""

@@ -179,6 +179,11 @@ def check_sockets_free(preparation: Preparation) -> None:
             for run in preparation.engines
             for t in run.trajectories
         },
+        **{
+            f"i-PI's <ffsocket name='{relayed.name}'> in {run.engine.path}": relayed.address
+            for run in preparation.engines
+            for relayed in run.relayed
+        },
         "reference.address": configuration.reference.address,
         "run.broker": configuration.run.broker_endpoint.replace("ipc://", "unix:"),
     }
@@ -196,8 +201,9 @@ def check_sockets_free(preparation: Preparation) -> None:
                 f"{what}: somebody listens at {address} already, perhaps another run; stop that "
                 "process, or choose another address"
             )
-    for trajectory in preparation.trajectories:
-        address = parse_address(trajectory.address)
+    relayed = [socket.address for run in preparation.engines for socket in run.relayed]
+    for text in [*(t.address for t in preparation.trajectories), *relayed]:
+        address = parse_address(text)
         if address.kind == "unix" and Path(address.path).is_socket():
             Path(address.path).unlink()  # left behind by an i-PI that was killed
 

@@ -19,6 +19,7 @@ from anharm.server.decision import Decision
 from anharm.server.record_configurations import ConfigurationRecord
 from anharm.server.record_database import create_database, insert, open_database
 from anharm.server.record_export import write_extended_xyz
+from anharm.server.record_models import ModelRecord
 from anharm.server.record_observations import ObservationRecord
 from anharm.server.record_schema import (
     Answer,
@@ -57,7 +58,7 @@ _DECISION_COLUMNS = "trajectory, step, model_version, verdict, rule, value, thre
 _SOFTWARE = ("anharm", "ipi", "numpy", "scipy", "ase", "spglib")
 
 
-class Record(ObservationRecord, ConfigurationRecord):
+class Record(ObservationRecord, ConfigurationRecord, ModelRecord):
     """The record in a run's directory; use `Record.open`.
 
     Methods raise RunFailed where the file cannot be read or written.
@@ -222,6 +223,18 @@ class Record(ObservationRecord, ConfigurationRecord):
                 row = connection.execute(query, (key,)).fetchone()
             return request_from_row(dict(row))
 
+    def adopt_request(self, request_id: int, reason: str, decision: Decision) -> Request:
+        """Make a harvested request one of training, whatever its state, and return it."""
+        now = time.time()
+        with self._database.transaction() as connection:
+            decision_id = insert(connection, "decisions", **decision.__dict__, created=now)
+            connection.execute(
+                "UPDATE requests SET reason = ?, decision_id = ?, trajectory = ?, step = ?, "
+                "updated = ? WHERE id = ?",
+                (reason, decision_id, decision.trajectory, decision.step, now, request_id),
+            )
+        return self.request(request_id)
+
     def request(self, request_id: int) -> Request:
         """Return one request.
 
@@ -341,6 +354,18 @@ class Record(ObservationRecord, ConfigurationRecord):
                 )
         return next(self._labels("labels.id = ?", (label_id,)))
 
+    def label_of(self, request_id: int) -> Label:
+        """Return the accepted label of a request.
+
+        Raises
+        ------
+        KeyError
+            If it has none.
+        """
+        for label in self._labels("accepted = 1 AND request_id = ?", (request_id,)):
+            return label
+        raise KeyError(f"request {request_id} has no label")
+
     def labels(self) -> Iterator[Label]:
         """Iterate over the accepted labels in the order they came."""
         return self._labels("accepted = 1")
@@ -366,37 +391,6 @@ class Record(ObservationRecord, ConfigurationRecord):
         The file is replaced as a whole.
         """
         return write_extended_xyz(path, self.labels(), symbols)
-
-    # Models
-
-    def add_model(self, model: ModelVersion) -> None:
-        """Store a model version, which must be new."""
-        with self._database.transaction() as connection:
-            insert(
-                connection,
-                "models",
-                version=model.version,
-                path=model.path,
-                sha256=model.sha256,
-                labels=json.dumps(list(model.labels)),
-                hyperparameters=json.dumps(model.hyperparameters),
-                created=time.time(),
-            )
-
-    def models(self) -> list[ModelVersion]:
-        """Return all model versions, oldest first."""
-        rows = self._database.rows("SELECT * FROM models ORDER BY version")
-        return [
-            ModelVersion(
-                row["version"],
-                row["path"],
-                row["sha256"],
-                tuple(json.loads(row["labels"])),
-                json.loads(row["hyperparameters"]),
-                row["created"],
-            )
-            for row in rows
-        ]
 
 
 def _software() -> dict[str, str]:

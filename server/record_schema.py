@@ -14,6 +14,8 @@ import numpy as np
 
 SCHEMA_VERSION = 2
 
+HARVESTED = "harvested"  # how the reason of a request begins that training did not make
+
 RequestState = Literal["queued", "running", "labelled", "failed", "quarantined"]
 
 SCHEMA = """
@@ -67,7 +69,7 @@ class Request:
     cell : ndarray, shape (3, 3)
         Lattice vectors as rows, Angstrom.
     reason : str
-        Why it was asked for: "initial", or the rule of a decision.
+        Why it was asked for: "initial ...", the rule of a decision, or "harvested ...".
     attempts : int
         Calculations started so far.
     client : str
@@ -88,6 +90,11 @@ class Request:
     client: str = ""
     created: float = 0.0
     updated: float = 0.0
+
+    @property
+    def is_harvested(self) -> bool:
+        """Whether only the dynamics needed the answer, and training has not asked for it."""
+        return self.reason.startswith(HARVESTED)
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,6 +140,7 @@ class _Supervisor:
             self._start_clients(run)
         self._await_first_model()
         for run in runs:
+            self._start_relays(run)
             command = (*self.preparation.engine_command, self.engine_inputs[run.name].name)
             folder = run.folder(self.directory)
             self.engines.append(self._start(run.label, command, folder))
@@ -160,6 +161,17 @@ class _Supervisor:
             for number in range(1, section.clients + 1):
                 label = name if section.clients == 1 else f"{name}-{number}"
                 self.clients.append(self._start(label, self._own("client", *words)))
+
+    def _start_relays(self, run: EngineRun) -> None:
+        """As many relays as can have an answer computed, or a question to pass on, at a time."""
+        reference = self.configuration.reference
+        assert reference is not None
+        n_references = len(reference.command_lines) or reference.clients
+        for socket in run.relayed:
+            for number in range(1, min(socket.concurrency, n_references) + 1):
+                label = f"relay-{socket.label}-{number}"
+                command = self._own("relay", "--forcefield", socket.label)
+                self.clients.append(self._start(label, command))
 
     @property
     def _is_on_cluster(self) -> bool:

@@ -22,7 +22,7 @@ LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms ar
 DIGEST_BYTES = 8
 _LARGEST_TEXT = 1 << 16
 _LARGEST_NAME = 200
-_NAMES = frozenset({"client", "trajectory"})
+_NAMES = frozenset({"client", "trajectory", "forcefield"})
 _LARGEST_NUMBER = 1 << 53  # steps are counted further on, and must fit into 64 bits
 
 
@@ -74,6 +74,34 @@ class ConfigurationSent:
 
 
 @dataclass(frozen=True)
+class ForcesWanted:
+    """A relay asks for the reference's answer: (3, 3) cell and (N, 3) positions, Angstrom.
+
+    It asks again every few seconds until the answer comes, so that neither side has to know whether
+    the other was restarted meanwhile. `forcefield` is the name of i-PI's socket that it serves.
+    """
+
+    protocol: int
+    client: str
+    forcefield: str
+    sequence: int
+    cell: bytes
+    positions: bytes
+
+    @classmethod
+    def of(
+        cls,
+        client: str,
+        forcefield: str,
+        sequence: int,
+        cell: NDArray[np.float64],
+        positions: NDArray[np.float64],
+    ) -> ForcesWanted:
+        """Pack arrays as little-endian float64."""
+        return cls(PROTOCOL_VERSION, client, forcefield, sequence, pack(cell), pack(positions))
+
+
+@dataclass(frozen=True)
 class Alive:
     """A lattice client is there, though it has nothing to evaluate."""
 
@@ -107,6 +135,21 @@ class SendConfiguration:
     """The broker wants a label of this evaluation's configuration."""
 
     sequence: int
+
+
+@dataclass(frozen=True)
+class ReferenceForces:
+    """The reference's answer to a relay, which is in the record by now.
+
+    (N, 3) forces in eV/Angstrom, (3, 3) virial (zeros where the code gives none) and energy in eV;
+    `extras` is the code's own text.
+    """
+
+    sequence: int
+    energy: float
+    forces: bytes
+    virial: bytes
+    extras: bytes
 
 
 @dataclass(frozen=True)
@@ -160,11 +203,13 @@ Message = (
     Hello
     | Observation
     | ConfigurationSent
+    | ForcesWanted
     | Alive
     | Goodbye
     | StatusRequest
     | Proceed
     | SendConfiguration
+    | ReferenceForces
     | Introduce
     | NewModel
     | Waiting

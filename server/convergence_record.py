@@ -1,0 +1,25 @@
+"""That a run has converged, as its record keeps it."""
+
+from anharm.configuration import TrainingSection
+from anharm.server.record import Record
+
+
+def has_converged(record: Record, settings: TrainingSection) -> bool:
+    """Whether an earlier part of the run converged, by the criteria that hold now."""
+    return record.metadata().get("converged_settings") == _criteria(settings)
+
+
+def note_convergence(record: Record, settings: TrainingSection, step: int, reason: str) -> None:
+    """Note when and why the run converged."""
+    record.log(f"training converged at step {step}: {reason}")
+    record.set_metadata(
+        {
+            "converged": reason,
+            "converged_step": str(step),
+            "converged_settings": _criteria(settings),
+        }
+    )
+
+
+def _criteria(settings: TrainingSection) -> str:
+    return f"{settings.convergence_tolerance} {settings.convergence_refits} {settings.quiet_steps}"
