@@ -23,7 +23,7 @@ class LabelLine:
     trajectory, step : str, int or None
         Where it was taken; None for initial configurations.
     rule : str
-        The rule that decided, or "initial".
+        The rule that decided, "initial", or "harvested" where i-PI itself wanted the answer.
     value, threshold : float or None
         The Bayesian error of the step and what it was compared with, eV/Angstrom; an audit
         compares with nothing.
@@ -103,7 +103,7 @@ def _line(record: Record, label: Label) -> LabelLine:
         number=label.id,
         trajectory=request.trajectory,
         step=request.step,
-        rule=decision.rule if decision else "initial",
+        rule=decision.rule if decision else request.origin,
         value=decision.value if decision else None,
         threshold=decision.threshold if decision else None,
         mean=decision.mean if decision else None,

@@ -96,6 +96,11 @@ class Request:
         """Whether only the dynamics needed the answer, and training has not asked for it."""
         return self.reason.startswith(HARVESTED)
 
+    @property
+    def origin(self) -> str:
+        """Where a request comes from that no decision has made: "harvested" or "initial"."""
+        return HARVESTED if self.is_harvested else "initial"
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:

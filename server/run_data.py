@@ -42,7 +42,7 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedLabel:
-    """A label and the decision that asked for it; None for an initial configuration."""
+    """A label and the decision that asked for it; None where no decision did."""
 
     number: int
     label: Label
@@ -50,8 +50,8 @@ class ExplainedLabel:
 
     @property
     def rule(self) -> str:
-        """The rule that asked for it, or "initial"."""
-        return self.decision.rule if self.decision is not None else "initial"
+        """The rule that asked for it, "initial", or "harvested" where only i-PI did."""
+        return self.decision.rule if self.decision is not None else self.label.request.origin
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,10 +32,17 @@ class StatusLine:
         )
         self._asked_at: float | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer to an earlier question may still come."""
+        return self._asked_at is not None
+
     def ask(self, seconds: float) -> Status | None:
         """The broker's status, or None if it does not answer in time."""
         now = time.monotonic()
         if self._asked_at is None or now - self._asked_at > _ASK_AGAIN_SECONDS:
+            while self._asked_at is None and self._socket.poll(0):
+                self._socket.recv()  # the answer to a question that was asked twice
             with suppress(zmq.Again):  # the queue is full: the broker has been away for long
                 self._socket.send(encode(StatusRequest("")), zmq.NOBLOCK)
             self._asked_at = now

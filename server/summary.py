@@ -18,11 +18,16 @@ class Summary:
     Attributes
     ----------
     steps, labels, models : int
+        The labels are those that training asked for.
     error_start, error_end : float or None
         Bayesian error max_i sigma_i averaged over the first and the last steps (at most the
         training window), eV/Angstrom.
     label_rmse : tuple of float
-        Force RMSE of each label before it was learnt, in their order, eV/Angstrom.
+        Force RMSE of each of them before it was learnt, in their order, eV/Angstrom.
+    harvested : int
+        Answers of the reference that i-PI itself wanted, and that are labels, too.
+    harvested_rmse : float or None
+        Force RMSE of the model against these, eV/Angstrom.
     converged : str
         Why training converged; empty if it has not.
     converged_step : int or None
@@ -44,6 +49,8 @@ class Summary:
     error_start: float | None
     error_end: float | None
     label_rmse: tuple[float, ...]
+    harvested: int
+    harvested_rmse: float | None
     converged: str
     converged_step: int | None
     failure: str
@@ -74,20 +81,30 @@ def summarise(directory: Path, window: int) -> Summary:
         steps = {(c.trajectory, step) for c in chunks for step in c.steps.tolist()}
         models = record.models()
         labels = list(record.labels())
-        predictions = [label.prediction for label in labels]
+        asked = [label for label in labels if not label.request.is_harvested]
+        harvested = [
+            label.prediction.force_rmse
+            for label in labels
+            if label.request.is_harvested and label.prediction is not None
+        ]
         average = max(1, min(window, len(errors) // 2))
         return Summary(
             steps=len(steps),
-            labels=record.label_count(),
+            labels=len(asked),
             models=len(models),
             error_start=float(errors[:average].mean()) if len(errors) else None,
             error_end=float(errors[-average:].mean()) if len(errors) else None,
-            label_rmse=tuple(p.force_rmse for p in predictions if p is not None),
+            label_rmse=tuple(one.prediction.force_rmse for one in asked if one.prediction),
+            harvested=len(labels) - len(asked),
+            harvested_rmse=float(np.sqrt(np.mean(np.square(harvested)))) if harvested else None,
             converged=known.get("converged", ""),
             converged_step=int(known["converged_step"]) if "converged_step" in known else None,
             failure=known.get("failure", ""),
             quarantined=sum(1 for _ in record.rejected_labels()),
-            pending=sum(n for state, n in record.request_counts().items() if state != "labelled"),
+            pending=sum(
+                request.state != "labelled" and not request.is_harvested
+                for request in record.requests()
+            ),
             lack_of_data=tuple(
                 models[-1].hyperparameters.get("lack_of_data", ()) if models else ()
             ),
@@ -112,6 +129,16 @@ def format_summary(summary: Summary, directory: Path) -> str:
         lines.append(
             f"force RMSE of labels     {rmse[0]:.4f} eV/A (first) to {rmse[-1]:.4f} eV/A (last) "
             "before they were learnt"
+        )
+    if summary.harvested:
+        rmse_text = (
+            f"; force RMSE of the model {summary.harvested_rmse:.4f} eV/A"
+            if summary.harvested_rmse is not None
+            else ""
+        )
+        lines.append(
+            f"harvested                {summary.harvested} labels from i-PI's own calls of the "
+            f"reference{rmse_text}"
         )
     if len(summary.programs) > 1:
         shares = ", ".join(f"{number} by {name}" for name, number in summary.programs.items())

@@ -116,6 +116,7 @@ class _Supervisor:
         self.show = show
         self.children: list[ManagedProcess] = []
         self.references: list[ManagedProcess] = []
+        self._ended: list[ManagedProcess] = []
         self.broker: ManagedProcess | None = None
         self.clients: list[ManagedProcess] = []
         self.engines: list[ManagedProcess] = []
@@ -276,12 +277,13 @@ class _Supervisor:
 
     def _look(self) -> Status | None:
         """Show how the run stands, and find what has gone wrong."""
-        # Whoever ended before the broker was asked did not end because the run did.
-        ended = [child for child in self.references if child.exit_code is not None]
+        if not self._line.is_waiting:
+            # Whoever ended before the broker was asked did not end because the run did.
+            self._ended = [child for child in self.references if child.exit_code is not None]
         status = self._line.ask(_LOOK_SECONDS)
         if status is not None:
             self.show(status)
-            self._look_after_references(status, ended)
+            self._look_after_references(status, self._ended)
         self._check_engines()
         self._look_after_broker()
         self._look_after_clients()

@@ -137,7 +137,10 @@ def test_a_wrong_crystal_or_expansion_is_named(
         ("[training]\nbudget = 2", "training.budget = 2: the 4 labels"),
         ("[training]\nseed = 1.0", "training.seed = 1.0: expected an integer"),
         ("[training]\nwindow = 5", "minimum_interval = 10: the average needs 10 errors"),
-        ('[training]\nrule = "often"', '"trajectory-average", "fixed", "adaptive-history" or "none"'),
+        (
+            '[training]\nrule = "often"',
+            '"trajectory-average", "fixed", "adaptive-history" or "none"',
+        ),
         ('[training]\nrule = "fixed"', 'training: rule = "fixed" needs threshold'),
         (
             "[training]\nthreshold = 0.1",
