@@ -145,10 +145,8 @@ def table(names: list[str], folder: Path) -> None:
         f"{np.sqrt(np.mean(np.square(rmse))):.3f} eV/A, rms force "
         f"{np.sqrt(np.mean(np.square(rms))):.3f} eV/A\n"
     )
-    print(
-        "| dynamics | length, ps | DFT calls | per ps | rms deviation, meV/atom | drift, meV/atom/ps |"
-    )
-    print("|---|---|---|---|---|---|")
+    heads = "dynamics", "length, ps", "DFT calls", "per ps", "rms, meV/atom", "drift, meV/atom/ps"
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in names:
         case = CASES[name]
         (found,) = read_properties(folder / "run", f"{name}/{name}.xml", ["time", "conserved"])

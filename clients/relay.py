@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 import uuid
 from pathlib import Path
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 2.0  # a broker that was restarted has forgotten who waits for what
 _LOOK_SECONDS = 0.5
+_COME_BACK_SECONDS = 3.0
 
 
 class Relay:
@@ -186,16 +188,26 @@ def run_relay(
     try:
         relay.await_first_model()
         connection = connect(engine_address, connection_limit)
-        try:
-            if serve(connection, relay.evaluate) == "exit":
+        while not _serve_once(connection, relay):
+            try:
+                connection = connect(engine_address, _COME_BACK_SECONDS)
+            except RunFailed:
+                logger.info("i-PI has left %s", engine_address)
                 return
-        except PeerClosed as error:
-            logger.info("%s", error)
-        raise RunFailed(
-            f"i-PI at {engine_address} broke off without a goodbye: it crashed or was killed; see "
-            "its own output"
-        )
     except RunEnded as ending:
         logger.info("the broker ended the run: %s", ending)
     finally:
         relay.close()
+
+
+def _serve_once(connection: socket.socket, relay: Relay) -> bool:
+    """Serve i-PI until it says EXIT (True), or gives up this connection (False).
+
+    It does so when an answer takes longer than its <timeout>: whoever comes back is asked again, and
+    has the answer from the record.
+    """
+    try:
+        return serve(connection, relay.evaluate) == "exit"
+    except PeerClosed as error:
+        logger.info("%s", error)
+        return False
