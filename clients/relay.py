@@ -203,8 +203,8 @@ def run_relay(
 def _serve_once(connection: socket.socket, relay: Relay) -> bool:
     """Serve i-PI until it says EXIT (True), or gives up this connection (False).
 
-    It does so when an answer takes longer than its <timeout>: whoever comes back is asked again, and
-    has the answer from the record.
+    It does so when an answer takes longer than its <timeout>. Whoever comes back is asked again,
+    and has the answer from the record.
     """
     try:
         return serve(connection, relay.evaluate) == "exit"
