@@ -110,6 +110,7 @@ def write_input(case: Case, name: str, folder: Path, scale: float) -> Path:
         (r"(?s)<forces>.*</forces>", forces),
         (r"nbeads='1'>\s*<file", f"nbeads='{case.beads}'> <file"),
         (r"(<velocities[^>]*>)[^<]*<", rf"\1 {600 if case.beads == 1 else 300} <"),
+        (r"<latency>[^<]*<", "<latency> 1e-2 <"),  # many i-PI that poll would take DFT's time
         (r"anharm-mixing-mts", f"drift-{os.getpid()}-{name}"),
     ):
         xml, count = re.subn(pattern, new, xml)

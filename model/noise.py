@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from anharm.model.crystal import FloatArray
 
@@ -101,10 +101,24 @@ def leave_out(spread: FloatArray, residuals: FloatArray) -> tuple[FloatArray, Fl
     """
     n, m = spread.shape
     if n <= m:
-        matrix = (1 + _RIDGE) * np.eye(n) - spread @ spread.T
-        inverse = cho_solve(cho_factor(matrix, lower=True), np.eye(n))
+        inverse = _inverse_complement(spread @ spread.T)
         return inverse @ residuals, np.maximum(np.diag(inverse) - 1, 0.0)
-    matrix = (1 + _RIDGE) * np.eye(m) - spread.T @ spread
-    correction = cho_solve(cho_factor(matrix, lower=True), spread.T).T
+    correction = spread @ _inverse_complement(spread.T @ spread)
     variances = np.maximum(np.einsum("ij,ij->i", correction, spread), 0.0)
     return residuals + correction @ (spread.T @ residuals), variances
+
+
+def _inverse_complement(gram: FloatArray) -> FloatArray:
+    """(1 - G)^-1, G having eigenvalues from 0 to 1.
+
+    Rounding can lift them above 1 where a target alone determines a parameter, as the energy of the
+    ideal crystal does, which no error of the expansion touches.
+    """
+    identity = np.eye(len(gram))
+    inverse: FloatArray
+    try:
+        inverse = cho_solve(cho_factor((1 + _RIDGE) * identity - gram, lower=True), identity)
+    except LinAlgError:
+        leverages, vectors = np.linalg.eigh(gram)
+        inverse = (vectors / (1 + _RIDGE - np.minimum(leverages, 1.0))) @ vectors.T
+    return inverse

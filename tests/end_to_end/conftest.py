@@ -29,6 +29,7 @@ INPUT_SUFFIXES = (".toml", ".xml", ".in", ".inp", ".lammps")
 NAMES = (
     *(f"anharm-silicon{cell}" for cell in ("-qe8", "-abinit8", "-cp2k8", "-lammps", "")),
     *(f"anharm-{code}" for code in ("pwx", "abinit", "cp2k", "lammps", "dft", "chgnet")),
+    *(f"anharm-mixing-{kind}-pwx" for kind in ("mts", "rpc", "sum")),
 )
 
 
@@ -273,6 +274,22 @@ def new_job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     def make(run_file: str, inputs: str = "si") -> Job:
         jobs.append(Job(tmp_path, run_file, INPUTS.parent / inputs))
         return jobs[-1]
+
+    yield make
+    for job in jobs:
+        job.kill_all()
+
+
+@pytest.fixture
+def mixing_job(tmp_path: Path) -> Iterator[Callable[[str], Job]]:
+    """Make the job of any folder of inputs/mixing."""
+    jobs: list[Job] = []
+
+    def make(kind: str) -> Job:
+        job = Job(tmp_path, f"{kind}/run.toml", INPUTS.parent / "mixing")
+        job.folder = job.run_file.parent
+        jobs.append(job)
+        return job
 
     yield make
     for job in jobs:

@@ -153,3 +153,13 @@ def test_intervals_of_new_dft_frames_hold_at_small_and_large_displacements(
     for ratios in found.values():
         assert np.mean(np.array(ratios) < 1) == pytest.approx(0.683, abs=0.07)
         assert np.mean(np.array(ratios) < 1.96) == pytest.approx(0.95, abs=0.04)
+
+
+def test_a_target_that_alone_determines_a_parameter_is_left_out_in_spite_of_rounding():
+    """The energy of the ideal crystal is such a target: its leverage is 1, or a little more."""
+    spread = np.diag([1.0 + 1e-7, 0.5, 0.25])
+    unseen, variances = leave_out(spread, np.array([0.0, 0.75, 1.0]))
+    expected = [0.75 / (1 - 0.5**2), 1.0 / (1 - 0.25**2)]
+    np.testing.assert_allclose(unseen, [0.0, *expected], rtol=1e-6)
+    np.testing.assert_allclose(variances[1:], [1 / 0.75 - 1, 1 / 0.9375 - 1], rtol=1e-6)
+    assert variances[0] > 1e6
