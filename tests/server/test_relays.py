@@ -1,4 +1,4 @@
-"""i-PI's own calls of the reference: asked once, recorded before they are answered, learnt or not."""
+"""i-PI's own calls of the reference: asked once, recorded before they are answered."""
 
 from __future__ import annotations
 
