@@ -8,7 +8,6 @@ import signal
 import numpy as np
 import pytest
 
-
 PATIENCE = 240.0
 N_ATOMS = 8
 
