@@ -1,4 +1,4 @@
-"""Steps of i-PI with anharm against i-PI with its cheapest driver: `python benchmarks/ipi_speed.py`.
+"""i-PI with anharm against i-PI with its cheapest driver: `python benchmarks/ipi_speed.py`.
 
 Both serve the same i-PI input over the same kind of UNIX socket, in turns. On our side the real
 broker, reference (Tersoff) and lattice client run: errors of all forces at every step, and a
@@ -76,7 +76,7 @@ def input_xml(case: Case, kind: str, address: str, steps: int) -> str:
         ""
         if is_lean
         else """
-    <properties filename='out' stride='10'> [ step, conserved, temperature, potential ] </properties>
+    <properties filename='out' stride='10'> [ step, conserved, potential ] </properties>
     <trajectory filename='pos' stride='10' format='xyz'> positions </trajectory>
     <checkpoint filename='checkpoint' stride='1000' overwrite='True'/>"""
     )

@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -75,7 +76,7 @@ def main(input_file: str, times_file: str, *flags: str) -> None:
         simulation = Simulation.load_from_xml(source)
     simulation.run()
     begins = moments["run_step begins"]
-    steps = [after - before for before, after in zip(begins[:-1], begins[1:], strict=True)]
+    steps = [after - before for before, after in pairwise(begins)]
     result: dict[str, Any] = {"steps": steps}
     if "--stages" in flags:
         result["stages"] = stages(moments, send, receive)

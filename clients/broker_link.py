@@ -81,6 +81,7 @@ class BrokerLink:
         return f"{self._trajectory}-{uuid.uuid4().hex[:8]}"
 
     def _connect(self) -> zmq.Socket[bytes]:
+        self._patience = -1  # milliseconds that a new socket waits for a frame
         return connect_to_broker(
             self._context,
             self._endpoint,
@@ -122,22 +123,7 @@ class BrokerLink:
         deadline = time.monotonic() + self._limit
         reason = asked = ""
         while True:
-            remaining = deadline - time.monotonic()
-            patience = max(0.0, min(remaining, _ASK_AGAIN_SECONDS))
-            if (asked and remaining <= 0) or not self._socket.poll(int(1000 * patience)):
-                if remaining > 0:
-                    # A broker that lost the question with its life asks who this is.
-                    self._send(Alive(self.name))
-                    continue
-                if asked:
-                    raise RunFailed(
-                        f"the broker at {self._endpoint} asks again and again who this is: {asked}"
-                    )
-                raise RunFailed(
-                    f"the broker at {self._endpoint} has been silent for {self._limit:.0f} s; "
-                    f"is `anharm broker` running with the same run.toml{self._and_keys}?"
-                )
-            frame = self._socket.recv()
+            frame = self._frame_before(deadline, asked)
             try:
                 message = decode(frame, LARGEST_FRAME)
             except BadMessage as error:
@@ -158,6 +144,35 @@ class BrokerLink:
             if message.reason != reason:
                 reason = message.reason
                 logger.info("waiting for %s", reason or "the broker")
+
+    def _frame_before(self, deadline: float, asked: str) -> bytes:
+        """Wait for a frame; `asked` is why the broker last asked who this is."""
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining > 0 or not asked:
+                patience = max(0.0, min(remaining, _ASK_AGAIN_SECONDS))
+                try:
+                    self._set_patience(int(1000 * patience))
+                    return self._socket.recv()
+                except zmq.Again:
+                    pass
+            if remaining > 0:
+                # A broker that lost the question with its life asks who this is.
+                self._send(Alive(self.name))
+                continue
+            if asked:
+                raise RunFailed(
+                    f"the broker at {self._endpoint} asks again and again who this is: {asked}"
+                )
+            raise RunFailed(
+                f"the broker at {self._endpoint} has been silent for {self._limit:.0f} s; "
+                f"is `anharm broker` running with the same run.toml{self._and_keys}?"
+            )
+
+    def _set_patience(self, milliseconds: int) -> None:
+        if milliseconds != self._patience:
+            self._socket.setsockopt(zmq.RCVTIMEO, milliseconds)
+            self._patience = milliseconds
 
     @property
     def _and_keys(self) -> str:

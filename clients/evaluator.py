@@ -124,13 +124,15 @@ class Evaluator:
 
     def _add_errors(self, extras: dict[str, Any], result: Prediction, index: int) -> None:
         assert self._assignment is not None and result.force_std is not None
-        std, names = result.force_std[index], self._extras.names
+        names = self._extras.names
+        largest, mean, _ = result.error_statistics[index].tolist()
         if "force_std_max" in names:
-            extras["force_std_max"] = float(std.max())
+            extras["force_std_max"] = largest
         if "force_std_mean" in names:
-            extras["force_std_mean"] = float(std.mean())
+            extras["force_std_mean"] = mean
         if "force_std" in names:
-            extras["force_std"] = self._assignment.to_user_order(std).tolist()
+            std = self._assignment.to_user_order(result.force_std[index])
+            extras["force_std"] = std.tolist()
 
     def _add_committee(
         self, found: list[dict[str, Any]], placed: Placed, result: Prediction

@@ -20,10 +20,12 @@ from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
 from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
 from anharm.wire.messages import (
+    LARGEST_BATCH,
     ConfigurationSent,
     Message,
     NewModel,
     Observation,
+    Observations,
     Proceed,
     SendConfiguration,
     digest_of,
@@ -93,36 +95,47 @@ class LatticeClient:
         """(n_configurations, n_atoms, 3) positions in one cell; one observation for each."""
         placed = self._evaluator.place(cell, positions)
         result = self._evaluator.predict(placed)
-        for index in range(len(positions)):
-            self._sequence += 1
-            digest = digest_of(cell, positions[index])
-            while True:
-                reply = self._link.ask(self._observation(result, index, digest))
-                if isinstance(reply, SendConfiguration):
-                    reply = self._link.ask(
-                        ConfigurationSent.of(
-                            self._link.name, self._sequence, cell, positions[index]
-                        )
-                    )
-                if isinstance(reply, Proceed):
-                    break
-                self._take_model(reply)
-                result = self._evaluator.predict(placed)
+        digests = [digest_of(cell, one) for one in positions]
+        first, agreed = self._sequence + 1, 0
+        while agreed < len(positions):
+            reply = self._link.ask(self._observations(result, agreed, first, digests))
+            if isinstance(reply, SendConfiguration):
+                agreed = self._agreed(reply, first, len(positions)) - 1
+                reply = self._link.ask(
+                    ConfigurationSent.of(self._link.name, first + agreed, cell, positions[agreed])
+                )
+            if isinstance(reply, Proceed):
+                agreed = self._agreed(reply, first, len(positions))
+                self._sequence = first + agreed - 1
+                continue
+            self._take_model(reply)
+            result = self._evaluator.predict(placed)
         return self._evaluator.evaluations(placed, result)
 
-    def _observation(self, result: Prediction, index: int, digest: bytes) -> Observation:
-        assert result.force_std is not None
-        std = result.force_std[index]
-        return Observation(
-            client=self._link.name,
-            sequence=self._sequence,
-            configuration=digest,
-            model_version=self._evaluator.version,
-            force_std_max=float(std.max()),
-            force_std_mean=float(std.mean()),
-            force_std_rms=float(np.sqrt(np.mean(std * std))),
-            energy=float(result.energies[index]),
-        )
+    @staticmethod
+    def _agreed(reply: Proceed | SendConfiguration, first: int, count: int) -> int:
+        """How many of a batch's configurations an answer is about."""
+        agreed = reply.sequence - first + 1
+        if not 0 < agreed <= count:
+            raise RunFailed(
+                f"the broker answered observation {reply.sequence}, which is none of "
+                f"{first} to {first + count - 1}"
+            )
+        return agreed
+
+    def _observations(
+        self, result: Prediction, begin: int, first: int, digests: list[bytes]
+    ) -> Observation | Observations:
+        """What the broker is told of the configurations from `begin` on."""
+        name, version, sequence = self._link.name, self._evaluator.version, first + begin
+        errors, energies = result.error_statistics[begin:], result.energies[begin:]
+        if len(energies) == 1:
+            largest, mean, rms = errors[0].tolist()
+            energy = float(energies[0])
+            return Observation(name, sequence, digests[-1], version, largest, mean, rms, energy)
+        values = np.column_stack([errors, energies])
+        stop = begin + LARGEST_BATCH
+        return Observations.of(name, sequence, version, digests[begin:stop], values[:LARGEST_BATCH])
 
     def _take_model(self, message: Message) -> None:
         if not isinstance(message, NewModel):

@@ -43,6 +43,14 @@ class Prediction:
     virials: FloatArray | None
     force_std: FloatArray | None
 
+    @cached_property
+    def error_statistics(self) -> FloatArray:
+        """(n_configurations, 3) largest, mean and root mean square of `force_std`, eV/Angstrom."""
+        assert self.force_std is not None
+        std = self.force_std.reshape(len(self.force_std), -1)
+        square = np.einsum("ci,ci->c", std, std) / std.shape[1]
+        return np.column_stack([std.max(axis=1), std.mean(axis=1), np.sqrt(square)])
+
 
 class ForceField:
     """A model applied to one supercell; cheap to give the next model version.
@@ -64,6 +72,7 @@ class ForceField:
         self._forest = Program.compile(model.expansion.monomials, ones)
         self._strained = StrainedSum(self._sum)
         self._strengths: FloatArray | None = None
+        self._deformation: tuple[bytes, FloatArray | None] | None = None  # of the last cell
         self.use(model)
 
     @property
@@ -97,11 +106,12 @@ class ForceField:
         ModelError
             If the strain is larger than an expansion about the reference can follow.
         """
-        return (
-            None
-            if is_reference_cell(self.supercell, cell)
-            else checked_deformation(self.supercell, cell)
-        )
+        key = cell.tobytes()
+        if self._deformation is None or self._deformation[0] != key:
+            is_reference = is_reference_cell(self.supercell, cell)
+            found = None if is_reference else checked_deformation(self.supercell, cell)
+            self._deformation = key, found
+        return self._deformation[1]
 
     def predict(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -10,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray, Supercell, nearest_image
+from anharm.model.site_kernels import site_displacements
 
 
 @dataclass(frozen=True)
@@ -55,57 +57,86 @@ class SiteAssignment:
             If the number of atoms differs, a position is not finite, or an atom left its site.
         """
         supercell = self.supercell
-        positions = np.asarray(positions, dtype=float)
+        positions = np.ascontiguousarray(positions, dtype=float)
         if positions.shape[-2:] != (supercell.n_atoms, 3):
             raise ModelError(
                 f"a configuration of {positions.shape[-2]} atoms was given to a model whose "
                 f"supercell has {supercell.n_atoms}"
             )
-        if not np.isfinite(positions).all():
-            atom = int(np.argwhere(~np.isfinite(positions))[0][-2])
-            raise ModelError(f"the position of atom {atom} is not a finite number")
+        to_fractional, to_cartesian = self._reference_units
         if deformation is not None:
-            positions = positions @ np.linalg.inv(deformation).T
-        raw = positions - supercell.positions[self.sites]
-        raw -= _common_shift(raw, supercell.reduced_lattice)
-        moved = nearest_image(raw, supercell.reduced_lattice)
-        moved -= moved.mean(axis=-2, keepdims=True)
-        if deformation is not None:
-            moved = moved @ deformation.T
-        self._check(moved)
-        displacements = np.empty_like(moved)
-        displacements[..., self.sites, :] = moved
+            to_fractional = np.linalg.inv(deformation).T @ to_fractional
+            to_cartesian = to_cartesian @ deformation.T
+        displacements = np.empty_like(positions)
+        limit = self.maximum_displacement**2
+        found, configurations = (x.reshape(-1, *x.shape[-2:]) for x in (displacements, positions))
+        for index, configuration in enumerate(configurations):
+            longest = site_displacements(
+                configuration,
+                self._ideal,
+                self._guess(configuration, to_fractional),
+                to_fractional,
+                to_cartesian,
+                self.sites,
+                found[index],
+            )
+            if not longest <= limit:
+                self._refuse(configuration, found[index])
         return displacements
+
+    @cached_property
+    def _reference_units(self) -> tuple[FloatArray, FloatArray]:
+        """From Angstrom to units of the reduced lattice and back, in the reference cell."""
+        lattice = np.ascontiguousarray(self.supercell.reduced_lattice)
+        return np.linalg.inv(lattice), lattice
+
+    @cached_property
+    def _ideal(self) -> FloatArray:
+        """(n_atoms, 3) ideal positions in the user's order, in these units."""
+        return self.supercell.positions[self.sites] @ self._reference_units[0]
+
+    @cached_property
+    def _is_wide(self) -> bool:
+        """Whether images are clear from one atom: no two differ by half the cell."""
+        heights = 1 / np.linalg.norm(self._reference_units[0], axis=0)
+        return bool(4 * self.maximum_displacement < 0.9 * heights.min())
+
+    def _guess(self, configuration: FloatArray, to_fractional: FloatArray) -> FloatArray:
+        """About the common shift of the atoms, in units of the reduced lattice."""
+        if self._is_wide:
+            guess: FloatArray = configuration[0] @ to_fractional - self._ideal[0]
+            return guess
+        return _circular_mean(configuration @ to_fractional - self._ideal)
 
     def to_user_order(self, per_atom: FloatArray) -> FloatArray:
         """Bring (..., n_atoms, 3) values from the supercell's order into the user's."""
         return per_atom[..., self.sites, :]
 
-    def _check(self, moved: FloatArray) -> None:
-        square = np.einsum("...i,...i->...", moved, moved)
-        if square.max() > self.maximum_displacement**2:
-            index = np.unravel_index(np.argmax(square), square.shape)
-            atom, site = int(index[-1]), int(self.sites[index[-1]])
-            symbol = chemical_symbols[int(self.supercell.numbers[site])]
-            raise ModelError(
-                f"atom {atom} ({symbol}) is {np.sqrt(square[index]):.3f} Angstrom from its site, "
-                f"more than the allowed {self.maximum_displacement:.3f} Angstrom "
-                "(crystal.maximum_displacement): the crystal has left the region that an "
-                "expansion about its sites can describe"
-            )
+    def _refuse(self, configuration: FloatArray, displacements: FloatArray) -> None:
+        """Say which atom of a configuration has no displacement that can be used."""
+        if not np.isfinite(configuration).all():
+            atom = int(np.argwhere(~np.isfinite(configuration))[0][0])
+            raise ModelError(f"the position of atom {atom} is not a finite number")
+        distances = np.linalg.norm(displacements[self.sites], axis=1)
+        atom = int(np.argmax(distances))
+        symbol = chemical_symbols[int(self.supercell.numbers[self.sites[atom]])]
+        raise ModelError(
+            f"atom {atom} ({symbol}) is {distances[atom]:.3f} Angstrom from its site, "
+            f"more than the allowed {self.maximum_displacement:.3f} Angstrom "
+            "(crystal.maximum_displacement): the crystal has left the region that an "
+            "expansion about its sites can describe"
+        )
 
 
-def _common_shift(vectors: FloatArray, lattice: FloatArray) -> FloatArray:
-    """Circular mean (..., 1, 3) of (..., n, 3) vectors that are known up to lattice vectors.
+def _circular_mean(fractions: FloatArray) -> FloatArray:
+    """Mean (3,) of (n, 3) numbers that are known up to integers.
 
     A crystal that has drifted by half the cell has atoms on both sides of the boundary; their
     plain mean would be far from all of them.
     """
-    phases = vectors @ (2 * np.pi * np.linalg.inv(lattice))
-    sines, cosines = np.sin(phases), np.cos(phases)
-    mean = np.arctan2(sines.mean(axis=-2, keepdims=True), cosines.mean(axis=-2, keepdims=True))
-    shift: FloatArray = mean @ lattice / (2 * np.pi)
-    return shift
+    phases = 2 * np.pi * fractions
+    mean: FloatArray = np.arctan2(np.sin(phases).mean(axis=0), np.cos(phases).mean(axis=0))
+    return mean / (2 * np.pi)
 
 
 def default_maximum_displacement(supercell: Supercell) -> float:

@@ -29,6 +29,7 @@ from anharm.server.labelling import (
     RequestFailed,
 )
 from anharm.server.learner import Learner, System, build_system
+from anharm.server.observation_batches import handle_together
 from anharm.server.record import Record
 from anharm.server.record_schema import content_hash
 from anharm.wire.addresses import parse_address
@@ -37,6 +38,7 @@ from anharm.wire.messages import (
     BadMessage,
     Message,
     NewModel,
+    Observations,
     decode,
     encode,
     largest_client_frame,
@@ -240,12 +242,15 @@ class _BrokerProcess:
                 logger.warning("a message of %d frames was dropped", len(frames))
                 continue
             try:
-                self._send(
-                    socket,
-                    self.broker.handle(frames[0], decode(frames[1], self.largest_frame), now),
-                )
+                message = decode(frames[1], self.largest_frame)
+                self._send(socket, self._handle(frames[0], message, now))
             except BadMessage as error:
                 logger.warning("a message was dropped: %s", error)
+
+    def _handle(self, address: bytes, message: Message, now: float) -> list[Reply]:
+        if isinstance(message, Observations):
+            return handle_together(self.broker, address, message, now)
+        return self.broker.handle(address, message, now)
 
     def _receive_labels(self, socket: zmq.Socket[bytes]) -> None:
         for event in self.labelling.events():

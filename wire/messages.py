@@ -7,6 +7,7 @@ a map with exactly the fields of its kind, and every field must have its type; a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from math import isfinite
@@ -16,10 +17,11 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
 LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms are 24 MB
 DIGEST_BYTES = 8
+LARGEST_BATCH = 4096  # observations in one message
 _LARGEST_TEXT = 1 << 16
 _LARGEST_NAME = 200
 _NAMES = frozenset({"client", "trajectory", "forcefield"})
@@ -54,6 +56,61 @@ class Observation:
     force_std_mean: float
     force_std_rms: float
     energy: float
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Observations of consecutive sequence numbers, by one model: the beads of a batch.
+
+    They count as if each had come after the answer to the one before it. Answered is the first
+    that may not simply proceed, and nothing after it is looked at; or else the last.
+    """
+
+    client: str
+    sequence: int
+    model_version: int
+    configurations: bytes
+    values: bytes
+
+    @classmethod
+    def of(
+        cls,
+        client: str,
+        sequence: int,
+        model_version: int,
+        configurations: Sequence[bytes],
+        values: NDArray[np.float64],
+    ) -> Observations:
+        """Pack digests, and (n, 4) numbers: largest, mean and rms error, energy."""
+        return cls(client, sequence, model_version, b"".join(configurations), pack(values))
+
+    def one_by_one(self) -> list[Observation]:
+        """The observations, in their order.
+
+        Raises
+        ------
+        BadMessage
+            If the sizes do not fit each other, or there is none, or too many.
+        """
+        count, rest = divmod(len(self.configurations), DIGEST_BYTES)
+        if rest or not 0 < count <= LARGEST_BATCH or len(self.values) != 32 * count:
+            raise BadMessage(
+                f"observations with {len(self.configurations)} bytes of digests and "
+                f"{len(self.values)} bytes of numbers"
+            )
+        values = np.frombuffer(self.values, dtype="<f8").reshape(count, 4)
+        if not np.isfinite(values).all():
+            raise BadMessage("an observation holds numbers that are not finite")
+        return [
+            Observation(
+                self.client,
+                self.sequence + index,
+                self.configurations[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES],
+                self.model_version,
+                *numbers,
+            )
+            for index, numbers in enumerate(values.tolist())
+        ]
 
 
 @dataclass(frozen=True)
@@ -202,6 +259,7 @@ class Status:
 Message = (
     Hello
     | Observation
+    | Observations
     | ConfigurationSent
     | ForcesWanted
     | Alive
@@ -219,6 +277,10 @@ Message = (
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in Message.__args__}
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bytes": bytes, "bool": bool}
+_FIELDS: dict[Any, dict[str, type]] = {
+    kind: {field.name: _TYPES[str(field.type)] for field in fields(kind)}
+    for kind in _KINDS.values()
+}
 
 
 def largest_client_frame(n_atoms: int) -> int:
@@ -266,7 +328,7 @@ def _hashable(value: object) -> bool:
 
 
 def _checked(kind: Any, content: dict[str, Any]) -> Message:
-    expected = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
+    expected = _FIELDS[kind]
     if content.keys() != expected.keys():
         names = sorted(str(key)[:20] for key in content)[:12]
         raise BadMessage(f"{kind.__name__} with the fields {names}")

@@ -16,6 +16,7 @@ from anharm.wire.messages import (
     Message,
     NewModel,
     Observation,
+    Observations,
     Proceed,
     SendConfiguration,
 )
@@ -48,10 +49,25 @@ class Script:
         self.heard.append(message)
         if isinstance(message, ConfigurationSent):
             return NewModel(2, model_to_bytes(model(2)))
-        assert isinstance(message, Observation)
-        if message.sequence == self.relabelled and message.model_version == 1:
-            return SendConfiguration(message.sequence)
-        return Proceed(message.sequence)
+        assert isinstance(message, Observation | Observations)
+        together = [message] if isinstance(message, Observation) else message.one_by_one()
+        for observation in together:
+            if observation.sequence == self.relabelled and observation.model_version == 1:
+                return SendConfiguration(observation.sequence)
+        return Proceed(observation.sequence)
+
+    def seen(self) -> list[tuple[str, int, int]]:
+        """What was heard: kind, first and last sequence number."""
+        return [
+            (
+                type(message).__name__,
+                message.sequence,
+                message.one_by_one()[-1].sequence
+                if isinstance(message, Observations)
+                else message.sequence,
+            )
+            for message in self.heard
+        ]
 
 
 def beads(count: int) -> tuple[Supercell, np.ndarray]:
@@ -86,7 +102,8 @@ def test_every_bead_is_observed_once_and_padding_never() -> None:
     cells = np.repeat(supercell.lattice[None], 3, axis=0)
     client.evaluate_batch(Batch(cells, positions, 8))
     client.evaluate_batch(Batch(cells, positions, 3))
-    assert [message.sequence for message in script.heard] == list(range(6))
+    assert script.seen() == [("Observations", 0, 2), ("Observations", 3, 5)]
+    assert [o.sequence for m in script.heard for o in m.one_by_one()] == list(range(6))
 
 
 def test_a_model_learnt_in_the_middle_of_a_batch_answers_for_all_of_it() -> None:
@@ -95,14 +112,12 @@ def test_a_model_learnt_in_the_middle_of_a_batch_answers_for_all_of_it() -> None
     client = LatticeClient(script, MATRIX, None)
     cells = np.repeat(supercell.lattice[None], 4, axis=0)
     found = client.evaluate_batch(Batch(cells, positions, 4))
-    seen = [(type(m).__name__, m.sequence) for m in script.heard]
-    assert seen == [
-        *(("Observation", n) for n in (0, 1, 2)),
-        ("ConfigurationSent", 2),
-        ("Observation", 2),
-        ("Observation", 3),
+    assert script.seen() == [
+        ("Observations", 0, 3),
+        ("ConfigurationSent", 2, 2),
+        ("Observations", 2, 3),
     ]
-    sent = script.heard[3]
+    sent = script.heard[1]
     assert isinstance(sent, ConfigurationSent)
     displacements = positions - supercell.positions
     displacements -= displacements.mean(axis=1, keepdims=True)

@@ -135,6 +135,20 @@ def test_five_kills_of_the_broker_by_hand(job):
     assert job.output_steps() == list(range(0, steps + 1, 10))
 
 
+def test_kills_of_the_broker_neither_lose_nor_repeat_beads_that_come_together(job):
+    """All beads start from one place: the first batch is one configuration and its copies."""
+    steps, beads = 600, 4
+    job.edit(
+        "input.xml",
+        ("nbeads='1'", f"nbeads='{beads}'"),
+        ("<latency>", f"<batch_size> {beads} </batch_size> <latency>"),
+        ("mode='langevin'", "mode='pile_g'"),
+    )
+    broker, others, calculations = kill_the_broker(job, 3, steps)
+    end_well(job, broker, others, "broker-2")
+    assert expect_whole(job, calculations) == beads * steps + 1
+
+
 def n_labels(job):
     with job.record() as record:
         return sum(1 for _ in record.labels())
