@@ -1,12 +1,15 @@
-"""Errors of forces: design rows through the factor of the posterior, block by block.
+"""Errors of forces: design rows through the factor of the posterior, panel by panel.
 
-The design rows of all force components never exist at once in the symmetry-allowed parameters,
-only for one block of the sum rules; in the irreducible parameters they are bounded by
-`MEMORY_LIMIT`, beyond which configurations, and then the atoms of one, are treated in parts.
+A panel is a range of lanes (cells times configurations): its design rows are computed, brought to
+the irreducible parameters and multiplied by the factor while they are in the cache. The rows of all
+force components never exist at once, but in strained cells of polar crystals, where the mean over
+all atoms is removed from them.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,18 +17,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.crystal import FloatArray, IntArray, Supercell
 from anharm.model.expansion import Expansion
-from anharm.model.kernels import evaluate
-from anharm.model.program import Program, block_for, configurations_first, configurations_last
+from anharm.model.force_rows import ForceRows
+from anharm.model.lanes import SMALL, TINY, WIDE, Block, width_of
+from anharm.model.product_kernels import (
+    PRODUCT_BLOCK,
+    multiply_rows,
+    packed,
+    sums_of_squares,
+)
+from anharm.model.program import MonomialTable, Program, configurations_last
+from anharm.model.row_kernels import evaluate_rows
 from anharm.model.threads import ranges, run_threads
 
 AnyPrecision = NDArray[Any]  # float64 or float32
 
-MEMORY_LIMIT = 256 * 2**20  # bytes of design rows in the irreducible parameters
-_CACHE = 4 * 2**20  # bytes; rows that are added to again and again should stay in the cache
-_FACTOR_BLOCK = 256  # rows of the factor
-_PANEL = 1536  # force components
+MEMORY_LIMIT = 256 * 2**20  # bytes of design rows where all must exist at once
+PANEL_BYTES = 2 * 2**20  # of design rows in a panel
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A matrix for the kernels, in either precision."""
+
+    double: tuple[FloatArray, IntArray]
+    single: tuple[AnyPrecision, IntArray]
+
+    @classmethod
+    def of(cls, matrix: FloatArray) -> _Matrix:
+        groups, stops = packed(matrix)
+        return cls((groups, stops), (groups.astype(np.float32), stops))
+
+    def in_precision(self, dtype: np.dtype[Any]) -> tuple[AnyPrecision, IntArray]:
+        return self.single if dtype == np.float32 else self.double
 
 
 class PosteriorFactor:
@@ -34,48 +59,37 @@ class PosteriorFactor:
     Parameters
     ----------
     factor : (n_parameters, n_columns) float
-        Usually triangular; what is zero is not multiplied.
+        Usually triangular; what is zero at the end of a column is not multiplied.
     """
 
     def __init__(self, factor: FloatArray) -> None:
-        transposed = np.ascontiguousarray(factor.T)
-        self.double = self._blocks(transposed)
-        self.single = [block.astype(np.float32) for block in self.double]
-
-    @staticmethod
-    def _blocks(transposed: FloatArray) -> list[FloatArray]:
-        """Blocks of rows, each without the columns of zeros at its end."""
-        blocks = []
-        for begin in range(0, len(transposed), _FACTOR_BLOCK):
-            block = transposed[begin : begin + _FACTOR_BLOCK]
-            filled = np.flatnonzero(block.any(axis=0))
-            blocks.append(np.ascontiguousarray(block[:, : filled[-1] + 1 if len(filled) else 0]))
-        return blocks
+        self.matrix = _Matrix.of(factor.T)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """One block of the sum rules: some outputs of the program, and the parameters they become."""
+    """One block of the sum rules: some symmetry-allowed parameters, and those they become."""
 
-    columns: IntArray
-    rows: IntArray
-    n_rows: int
+    first_row: int
+    last_row: int
     parameters: IntArray
-    constraint: FloatArray  # (n_parameters, n_rows)
+    constraint: _Matrix
 
 
-@dataclass(frozen=True)
-class _Targets:
-    """The atoms whose rows are computed, for the cells with clusters that reach them."""
+class _Memory(threading.local):
+    """Arrays that each thread keeps from one panel to the next: fresh pages cost more than use."""
 
-    atoms: IntArray
-    body_atoms: IntArray  # (n_bodies, n_cells)
-    target_atoms: IntArray  # (n_bodies, n_cells), the number within `atoms`, or len(atoms)
+    def __init__(self) -> None:
+        self._kept: dict[str, NDArray[np.uint8]] = {}
 
-    @property
-    def has_others(self) -> bool:
-        """Whether one more atom must take what belongs to none of the targets."""
-        return self.target_atoms is not self.body_atoms
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyPrecision:
+        """An array that holds anything."""
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        kept = self._kept.get(name)
+        if kept is None or len(kept) < n_bytes:
+            kept = self._kept[name] = np.empty(n_bytes, np.uint8)
+        found: AnyPrecision = kept[:n_bytes].view(dtype).reshape(shape)
+        return found
 
 
 class ForceErrors:
@@ -84,9 +98,11 @@ class ForceErrors:
     Parameters
     ----------
     expansion : Expansion
+    supercell : Supercell
     program : Program
         One output per symmetry-allowed parameter.
-    body_atoms : (n_bodies, n_cells) int
+    table : MonomialTable
+        That the program was compiled from.
     without_mean : bool
         Remove the mean over the atoms from all rows.
     """
@@ -94,23 +110,31 @@ class ForceErrors:
     def __init__(
         self,
         expansion: Expansion,
+        supercell: Supercell,
         program: Program,
-        body_atoms: IntArray,
+        table: MonomialTable,
         without_mean: bool = False,
     ) -> None:
         self._n_parameters = expansion.n_parameters
-        self._programs = {np.dtype(float): program, np.dtype(np.float32): program.single}
-        self._body_atoms = body_atoms
+        self._n_sites, self._n_cells = supercell.crystal.n_sites, supercell.n_cells
         self._without_mean = without_mean
-        self._groups = []
-        for outputs, parameters, values in expansion.constraint_blocks:
-            columns, rows = program.columns_of(outputs)
-            constraint = np.ascontiguousarray(values.T)
-            self._groups.append(_Group(columns, rows, len(outputs), parameters, constraint))
-        sizes = np.diff(program.forest.node_starts) + np.diff(
-            program.forest.leaf_starts[program.forest.node_starts]
-        )
-        self._work = sizes
+        blocks = expansion.constraint_blocks
+        order = np.concatenate([rows for rows, _, _ in blocks])
+        self._rows = ForceRows.compile(program, table, expansion.bodies, self._n_sites, order)
+        self._body_atoms = body_atoms(self._rows.bodies, supercell)
+        is_empty = np.ones(self._rows.n_outputs, dtype=bool)
+        is_empty[self._rows.forest.outputs] = False
+        self._empty = np.flatnonzero(is_empty)
+        stops = np.cumsum([len(rows) for rows, _, _ in blocks]).tolist()
+        self._groups = [
+            _Group(stop - len(rows), stop, parameters, _Matrix.of(values.T))
+            for stop, (rows, parameters, values) in zip(stops, blocks, strict=True)
+        ]
+        self._memory = _Memory()
+
+    def use(self, program: Program) -> None:
+        """Go on with other coefficients of the same program."""
+        self._rows = self._rows.with_coefficients(program.coefficients)
 
     def standard_deviations(
         self,
@@ -118,7 +142,7 @@ class ForceErrors:
         factor: PosteriorFactor,
         exact: bool = True,
         threads: int = 1,
-        memory_limit: int = MEMORY_LIMIT,
+        panel_bytes: int = PANEL_BYTES,
     ) -> FloatArray:
         """Root of diag(Phi S Phi^T), shape (n_conf, n_atoms, 3), eV/Angstrom.
 
@@ -130,136 +154,95 @@ class ForceErrors:
         exact : bool
             In double precision; otherwise in single, good to 1e-5 of the largest error.
         threads : int
-        memory_limit : int
-            Bytes of design rows at one time.
+        panel_bytes : int
+            Of design rows at one time and thread, unless all must exist at once.
         """
-        n_configurations, n_atoms, _ = displacements.shape
-        blocks: list[AnyPrecision] = list(factor.double if exact else factor.single)
         dtype = np.dtype(float) if exact else np.dtype(np.float32)
-        bytes_each = self._n_parameters * n_atoms * 3 * dtype.itemsize
-        at_once = max(memory_limit // max(bytes_each, 1), 1)
-        n_parts = 1 if self._without_mean else -(-bytes_each // memory_limit)
-        result = np.empty((n_configurations, n_atoms, 3))
-        for begin, stop in ranges(n_configurations, -(-n_configurations // at_once)):
-            by_atom: AnyPrecision = configurations_last(displacements[begin:stop]).astype(
-                dtype, copy=False
-            )
-            for targets in self._targets(n_parts, n_atoms):
-                rows = self._rows(by_atom, targets, threads)
-                variances = _variances(blocks, rows, threads).astype(float)
-                shape = (1, len(targets.atoms), 3, stop - begin)
-                std = configurations_first(np.sqrt(variances).reshape(shape))
-                result[begin:stop, targets.atoms] = std[0]
-        return result
+        n_configurations = len(displacements)
+        n_parts = 1
+        if self._without_mean:
+            bytes_each = self._rows.n_outputs * self._n_cells * dtype.itemsize
+            at_once = max(MEMORY_LIMIT // (bytes_each * threads), 1)
+            n_parts = max(-(-n_configurations // at_once), threads)
+        tasks, parts = [], []
+        for begin, stop in ranges(n_configurations, n_parts):
+            by_atom: AnyPrecision = configurations_last(displacements[begin:stop])
+            by_atom = by_atom.astype(dtype, copy=False)
+            variances = np.empty((self._n_sites, 3, self._n_cells, stop - begin))
+            by_lane = variances.reshape(self._n_sites, 3, -1)
+            block = self._block(by_lane.shape[2], dtype.itemsize)
+            panels = self._panels(by_lane.shape[2], block, dtype, threads, panel_bytes)
+            tasks += [partial(self._panel, by_atom, block, factor, by_lane, *p) for p in panels]
+            parts.append(variances)
+        run_threads([partial(_one_by_one, tasks[n::threads]) for n in range(threads)], threads)
+        together = np.sqrt(np.concatenate(parts, axis=3) if len(parts) > 1 else parts[0])
+        return np.ascontiguousarray(together.transpose(3, 0, 2, 1)).reshape(displacements.shape)
 
-    def _targets(self, n_parts: int, n_atoms: int) -> list[_Targets]:
-        """All atoms at once, or those of neighbouring cells in turn."""
-        body_atoms = self._body_atoms
-        if n_parts == 1:
-            return [_Targets(np.arange(n_atoms), body_atoms, body_atoms)]
-        n_cells = body_atoms.shape[1]
-        found = []
-        for begin, stop in ranges(n_cells, n_parts):
-            atoms = np.arange(n_atoms).reshape(-1, n_cells)[:, begin:stop].ravel()
-            number = np.full(n_atoms, len(atoms))
-            number[atoms] = np.arange(len(atoms))
-            numbers = number[body_atoms]
-            cells = np.flatnonzero((numbers < len(atoms)).any(axis=0))
-            found.append(
-                _Targets(
-                    atoms,
-                    np.ascontiguousarray(body_atoms[:, cells]),
-                    np.ascontiguousarray(numbers[:, cells]),
-                )
-            )
-        return found
+    def _block(self, n_lanes: int, itemsize: int) -> Block:
+        """The smallest block that holds all lanes, if one does."""
+        components, product_width = self._n_sites * 3, width_of(PRODUCT_BLOCK, itemsize)
+        for block in (TINY, SMALL):
+            width = width_of(block, itemsize)
+            if n_lanes <= width and components * width % product_width == 0:
+                return block
+        return WIDE
 
-    def _rows(self, by_atom: AnyPrecision, targets: _Targets, threads: int) -> AnyPrecision:
-        """Design rows (n_parameters, n_targets * 3 * n_conf)."""
-        n_targets, n_configurations = len(targets.atoms), by_atom.shape[2]
-        length = n_targets * 3 * n_configurations
-        rows = np.empty((self._n_parameters, length), by_atom.dtype)
-        for group in self._groups:
-            shape = (group.n_rows, n_targets + targets.has_others, 3, n_configurations)
-            free = np.zeros(shape, by_atom.dtype)
-            pieces = self._pieces(group, free[0].nbytes, n_configurations, threads)
-            run_threads(
-                [
-                    partial(self._accumulate, by_atom, targets, group, pieces[part::threads], free)
-                    for part in range(threads)
-                ],
-                threads,
-            )
-            kept = free[:, :n_targets]
-            if self._without_mean:
-                kept -= kept.mean(axis=1, keepdims=True)
-            kept = kept.reshape(group.n_rows, length)
-            constraint = group.constraint.astype(by_atom.dtype, copy=False)
-            run_threads(
-                [
-                    partial(_constrain, constraint, kept[:, a:b], rows[:, a:b], group.parameters)
-                    for a, b in ranges(length, threads)
-                ],
-                threads,
-            )
-        return rows
-
-    def _pieces(
-        self, group: _Group, bytes_per_row: int, n_configurations: int, threads: int
+    def _panels(
+        self, n_lanes: int, block: Block, dtype: np.dtype[Any], threads: int, panel_bytes: int
     ) -> list[tuple[int, int]]:
-        """Ranges of a group's columns, which share no row and hold equal work.
+        """Ranges of lanes, whole blocks but for the last."""
+        if self._without_mean:
+            return [(0, n_lanes)]
+        width = width_of(block, dtype.itemsize)
+        n_blocks = -(-n_lanes // width)
+        at_once = max(panel_bytes // (self._rows.n_outputs * width * dtype.itemsize), 1)
+        n_panels = -(-n_blocks // at_once)
+        return ranges(n_lanes, -(-n_panels // threads) * threads, grain=width)
 
-        Fetching the displacements of one configuration costs too much to repeat it often.
-        """
-        count = threads
-        if n_configurations >= 8:
-            count *= max(-(-group.n_rows * bytes_per_row // (_CACHE * threads)), 1)
-        done = np.cumsum(self._work[group.columns])
-        wanted = done[-1] * np.arange(1, count) // count if len(done) else np.empty(0, int)
-        first = np.searchsorted(group.rows, group.rows[np.searchsorted(done, wanted)])
-        bounds = np.unique(np.concatenate([[0], first, [len(done)]]))
-        return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
-
-    def _accumulate(
+    def _panel(
         self,
         by_atom: AnyPrecision,
-        targets: _Targets,
-        group: _Group,
-        pieces: list[tuple[int, int]],
-        free: AnyPrecision,
+        block: Block,
+        factor: PosteriorFactor,
+        variances: FloatArray,
+        begin: int,
+        stop: int,
     ) -> None:
-        program = self._programs[by_atom.dtype]
-        n_cells = targets.body_atoms.shape[1]
-        block = block_for(by_atom.shape[2], n_cells, by_atom.itemsize)
-        nothing = np.empty((0, by_atom.shape[2]), by_atom.dtype)
-        no_virial = np.empty((0, 9, by_atom.shape[2]), by_atom.dtype)
-        for begin, stop in pieces:
-            evaluate(
-                program.forest, program.coefficients, program.positions,
-                group.columns[begin:stop], group.rows[begin:stop], by_atom,
-                targets.body_atoms, targets.target_atoms, 0, n_cells,
-                nothing, free, no_virial, block,
-            )  # fmt: skip
+        """Fill the variances (n_sites, 3, n_lanes) of some lanes."""
+        dtype, memory = by_atom.dtype, self._memory.array
+        width = width_of(block, dtype.itemsize)
+        n_blocks = -(-(stop - begin) // width)
+        free = memory("free", (self._rows.n_outputs, n_blocks, width), dtype)
+        coefficients, constants = self._rows.in_precision(dtype)
+        evaluate_rows(
+            self._rows.forest, coefficients, by_atom, self._body_atoms, begin, stop, block, free
+        )
+        free[self._empty] = 0
+        free[self._rows.constant_outputs] += constants[:, None, None]
+        n_lanes, n_padded = stop - begin, n_blocks * width
+        free = free.reshape(-1, self._n_sites, 3, n_padded)
+        if self._without_mean:
+            shape = (len(free), self._n_sites, 3, self._n_cells, by_atom.shape[2])
+            means = free[..., :n_lanes].reshape(shape).mean(axis=(1, 3))
+            free[..., :n_lanes] -= np.tile(means, (1, 1, self._n_cells))[:, None]
+        chunks = (free.size // len(free) // width_of(PRODUCT_BLOCK, dtype.itemsize), -1)
+        free = free.reshape(len(free), *chunks)
+        rows = memory("rows", (self._n_parameters, *free.shape[1:]), dtype)
+        for group in self._groups:
+            part = free[group.first_row : group.last_row]
+            matrix = group.constraint.in_precision(dtype)
+            multiply_rows(*matrix, part, group.parameters, PRODUCT_BLOCK, rows)
+        total = memory("total", free.shape[1:], dtype)
+        sums_of_squares(*factor.matrix.in_precision(dtype), rows, PRODUCT_BLOCK, total)
+        variances[:, :, begin:stop] = total.reshape(self._n_sites, 3, n_padded)[..., :n_lanes]
 
 
-def _constrain(
-    constraint: AnyPrecision, free: AnyPrecision, rows: AnyPrecision, parameters: IntArray
-) -> None:
-    rows[parameters] = constraint @ free
+def body_atoms(bodies: IntArray, supercell: Supercell) -> IntArray:
+    """(n_bodies, n_cells) supercell atom that each body is, seen from every cell."""
+    cells = supercell.cells[None] + bodies[:, None, :3]
+    return np.ascontiguousarray(bodies[:, 3:] * supercell.n_cells + supercell.cell_index(cells))
 
 
-def _variances(blocks: list[AnyPrecision], rows: AnyPrecision, threads: int) -> AnyPrecision:
-    """Sum of squares over the columns of the factor, (n,) for rows (n_parameters, n)."""
-    n = rows.shape[1]
-    variances = np.zeros(n, rows.dtype)
-
-    def add(part: tuple[int, int]) -> None:
-        for begin in range(*part, _PANEL):
-            panel = rows[:, begin : min(begin + _PANEL, part[1])]
-            total = variances[begin : begin + panel.shape[1]]
-            for block in blocks:
-                spread = block @ panel[: block.shape[1]]
-                total += np.einsum("ri,ri->i", spread, spread)
-
-    run_threads([partial(add, part) for part in ranges(n, threads)], threads)
-    return variances
+def _one_by_one(tasks: list[Callable[[], None]]) -> None:
+    for task in tasks:
+        task()

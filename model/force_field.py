@@ -227,14 +227,16 @@ class ForceField:
             errors = self._errors
         else:
             displacements = displacements - displacements.mean(axis=1, keepdims=True)
-            errors = ForceErrors(
-                self._sum.expansion,
-                self._strained.columns(deformation),
-                self._sum.body_atoms,
-                without_mean=True,
-            )
+            errors = self._strained_errors
+            errors.use(self._strained.columns(deformation))
         return errors.standard_deviations(displacements, self._factor, exact, self.threads)
 
     @cached_property
     def _errors(self) -> ForceErrors:
-        return ForceErrors(self._sum.expansion, self._sum.columns, self._sum.body_atoms)
+        expansion = self._sum.expansion
+        return ForceErrors(expansion, self.supercell, self._sum.columns, expansion.monomials)
+
+    @cached_property
+    def _strained_errors(self) -> ForceErrors:
+        program, table = self._strained.columns(np.eye(3)), self._strained.monomials
+        return ForceErrors(self._sum.expansion, self.supercell, program, table, without_mean=True)

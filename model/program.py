@@ -68,8 +68,8 @@ class Program:
     forest : Forest
     positions : (n_bodies, 3) float
         Ideal positions of the bodies, Angstrom.
-    places, terms : (n_entries,) int
-        For every weight, the coefficient of the forest that it is, and its monomial.
+    places, terms, entry_outputs : (n_entries,) int
+        For every weight, the coefficient of the forest that it is, its monomial and its output.
     coefficients : (forest.size,) float
     """
 
@@ -78,6 +78,7 @@ class Program:
     positions: FloatArray
     places: IntArray
     terms: IntArray
+    entry_outputs: IntArray
     coefficients: FloatArray
 
     @classmethod
@@ -85,9 +86,17 @@ class Program:
         """Compile the columns of a (n_terms, n_outputs) matrix of monomial coefficients."""
         forest, places, terms, order = plant(table.variables, table.anchors, weights)
         coefficients = np.zeros(forest.size)
-        coefficients[places] = coo_array(weights).data[order]
-        n_outputs = int(weights.shape[1])
-        return cls(n_outputs, forest, table.body_positions, places, terms, coefficients)
+        entries = coo_array(weights)
+        coefficients[places] = entries.data[order]
+        return cls(
+            n_outputs=int(weights.shape[1]),
+            forest=forest,
+            positions=table.body_positions,
+            places=places,
+            terms=terms,
+            entry_outputs=entries.col[order].astype(np.int64),
+            coefficients=coefficients,
+        )
 
     def with_coefficients(self, term_coefficients: FloatArray) -> Program:
         """The same forest with other coefficients (n_terms,), for a program of one output."""

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
-from anharm.model.program import Program
+from anharm.model.program import MonomialTable, Program
 from anharm.model.strain_columns import StrainedColumns
 from anharm.model.strain_kernels import (
     effective_coefficients,
@@ -66,6 +66,11 @@ class StrainedSum:
     @cached_property
     def _table(self) -> StrainTable:
         return build_strain_table(self.expansion)
+
+    @property
+    def monomials(self) -> MonomialTable:
+        """Those of the columns in a strained cell."""
+        return self._table.monomials
 
     @cached_property
     def _columns(self) -> StrainedColumns:
