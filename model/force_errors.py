@@ -9,7 +9,7 @@ all atoms is removed from them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -243,6 +243,6 @@ def body_atoms(bodies: IntArray, supercell: Supercell) -> IntArray:
     return np.ascontiguousarray(bodies[:, 3:] * supercell.n_cells + supercell.cell_index(cells))
 
 
-def _one_by_one(tasks: list[Callable[[], None]]) -> None:
+def _one_by_one(tasks: Sequence[Callable[[], None]]) -> None:
     for task in tasks:
         task()

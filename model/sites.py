@@ -87,8 +87,8 @@ class SiteAssignment:
     @cached_property
     def _reference_units(self) -> tuple[FloatArray, FloatArray]:
         """From Angstrom to units of the reduced lattice and back, in the reference cell."""
-        lattice = np.ascontiguousarray(self.supercell.reduced_lattice)
-        return np.linalg.inv(lattice), lattice
+        lattice: FloatArray = np.ascontiguousarray(self.supercell.reduced_lattice)
+        return np.asarray(np.linalg.inv(lattice), dtype=float), lattice
 
     @cached_property
     def _ideal(self) -> FloatArray:
