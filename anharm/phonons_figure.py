@@ -41,7 +41,7 @@ def draw(
 ) -> Figure:
     """Lines for the mean model, shades for the credible interval, dashes for another source."""
     figure = Figure(figsize=(6.0 if density is None else 7.5, 4.0), layout="constrained")
-    axes, beside = _axes(figure, density is not None)
+    axes, beside = band_axes(figure, density is not None)
     lower, upper = bands.interval(probability)
     for band, frequencies in enumerate(bands.frequencies.T):
         axes.fill_between(
@@ -64,7 +64,8 @@ def draw(
     return figure
 
 
-def _axes(figure: Figure, with_density: bool) -> tuple[Axes, Axes | None]:
+def band_axes(figure: Figure, with_density: bool) -> tuple[Axes, Axes | None]:
+    """Axes for the bands, and beside them for the density of states if there is one."""
     if not with_density:
         return figure.subplots(), None
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])

@@ -26,6 +26,9 @@ SAMPLES = click.option(
 PROBABILITY = click.option(
     "--probability", default=0.95, show_default=True, help="Of the credible interval."
 )
+DENSITY = click.option(
+    "--dos/--no-dos", "density", default=True, show_default=True, help="The density of states."
+)
 
 
 @click.command(name="phonons")
@@ -37,9 +40,7 @@ PROBABILITY = click.option(
 @SPECIAL_POINTS
 @SAMPLES
 @PROBABILITY
-@click.option(
-    "--dos/--no-dos", "density", default=True, show_default=True, help="The density of states."
-)
+@DENSITY
 @MESH
 @click.option(
     "--compare",
@@ -161,4 +162,51 @@ def conductivity_command(
         click.echo(f"written to {output}", err=as_json)
 
 
-COMMANDS = (phonons_command, anharmonicity_command, conductivity_command)
+@click.command(name="effective-phonons")
+@MODEL_FILE
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="CONFIGS.xyz...")
+@click.option("--output", type=PATH, required=True, help="Picture (.pdf, .png, .svg).")
+@click.option(
+    "--forces",
+    type=click.Choice(["reference", "model"]),
+    default="reference",
+    show_default=True,
+    help="Fit to the forces in the files, or to the model's own.",
+)
+@SPECIAL_POINTS
+@SAMPLES
+@PROBABILITY
+@DENSITY
+@MESH
+@click.option("--save", type=PATH, metavar="DIR", help="Keep the effective models there (.h5).")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def effective_command(
+    model_file: Path,
+    files: tuple[Path, ...],
+    output: Path,
+    forces: str,
+    path: str | None,
+    samples: int,
+    probability: float,
+    density: bool,
+    mesh: str,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Harmonic phonons that fit the forces of thermal configurations best, beside those at rest."""
+    from rich.console import Console
+
+    from anharm import effective_command as command
+
+    from_model = forces == "model"
+    request = command.EffectiveRequest(from_model, path, samples, probability, density, mesh, save)
+    found = command.find_effective(model_file, files, output, request)
+    if as_json:
+        click.echo(json.dumps(command.as_dict(found, probability), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else 140  # no terminal would cut the lines
+        command.print_effective(found, probability, Console(width=width))
+    click.echo(f"written to {output}", err=as_json)
+
+
+COMMANDS = (phonons_command, anharmonicity_command, conductivity_command, effective_command)
