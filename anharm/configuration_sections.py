@@ -105,8 +105,14 @@ class TrainingSection(Section):
     initial_configurations: int = Field(
         default=4, ge=1, le=10_000, description="a number of configurations from 1 to 10000"
     )
-    initial_displacement: float = Field(
-        default=0.03, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
+    initial_displacement: float | None = Field(
+        default=None, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
+    )
+    initial_sampling: Literal["thermal", "gaussian"] = Field(
+        default="thermal", description='"thermal" or "gaussian"'
+    )
+    initial_temperature: float | None = Field(
+        default=None, gt=0, le=100_000, description="a temperature above 0 K"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="an integer of at least 0")
     targets: list[Literal["forces", "energies", "virials"]] = Field(

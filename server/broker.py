@@ -24,6 +24,7 @@ from anharm.server.decision import (
 )
 from anharm.server.decision import Observation as DecisionInput
 from anharm.server.flood_limit import FloodLimit
+from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import LatticeClient, check_numbers, labels_from_clients
@@ -33,7 +34,6 @@ from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
 from anharm.server.relays import Relays
 from anharm.server.resumption import restore_states, stored_state
-from anharm.wire.driver_protocol import Configuration
 from anharm.wire.messages import (
     PROTOCOL_VERSION,
     Alive,
@@ -74,8 +74,8 @@ class Broker:
     learner : Learner
     labelling : LabellingServer
         Started by the caller.
-    ideal : Configuration
-        The ideal supercell, its atoms in the order of the i-PI input.
+    initial : InitialConfigurations
+        What to label before the dynamics.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Broker:
         record: Record,
         learner: Learner,
         labelling: LabellingServer,
-        ideal: Configuration,
+        initial: InitialConfigurations,
     ) -> None:
         self.settings = configuration.training
         self.synchronous = configuration.run.mode == "synchronous"
@@ -93,8 +93,8 @@ class Broker:
         self.learner = learner
         self.labelling = labelling
         attempts = configuration.reference.attempts if configuration.reference else 1
-        self.labels = LabelRequests(record, learner, labelling, ideal, attempts)
-        self.n_atoms = len(ideal.positions)
+        self.labels = LabelRequests(record, learner, labelling, initial, attempts)
+        self.n_atoms = len(initial.ideal.positions)
         self.relays = Relays(self.labels, record, self.n_atoms)
         self.clients: dict[str, LatticeClient] = {}
         self.history = ErrorHistory.from_record(record)
@@ -119,10 +119,7 @@ class Broker:
 
     def start(self) -> list[Reply]:
         """Ask for all labels that are still missing: the initial ones and interrupted ones."""
-        settings = self.settings
-        self.labels.ask_initial(
-            settings.initial_configurations, settings.initial_displacement, settings.seed
-        )
+        self.labels.ask_interrupted()
         return self._refit_if_ready()
 
     # Messages
@@ -338,12 +335,11 @@ class Broker:
         return [*answers, *self._refit_if_ready(), *self._end_if_done()]
 
     def _refit_if_ready(self) -> list[Reply]:
-        """Refit when labels are new, but wait for all initial ones before the first model."""
-        if self.phase == "initial labels":
-            if self.labels:
-                return []
-            self.phase = "converged" if self.has_converged else "training"
-        if not self.learner.is_current:
+        """Refit when labels are new; clients get no model before all initial ones are there."""
+        is_initial = self.phase == "initial labels"
+        if is_initial and self.labels:
+            return []
+        if self.learner.n_labels and not self.learner.is_current:
             self.learner.refit()
             self._refits_since_label += 1
             self.history.refitted(self.learner.version, self.learner.n_labels)
@@ -351,6 +347,10 @@ class Broker:
                 self.states[name] = refitted(state)
             self._is_fold_due = True
             self._fold_if_due()
+        if is_initial:
+            if self.labels.ask_initial():
+                return []
+            self.phase = "converged" if self.has_converged else "training"
         return [
             self._model_for(c)
             for c in self.clients.values()

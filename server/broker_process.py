@@ -19,6 +19,7 @@ from anharm.server.broker_socket import broker_socket, send_to
 from anharm.server.convergence_record import has_converged
 from anharm.server.engine_runs import ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
+from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.labelling import (
     AttemptFailed,
     AttemptStarted,
@@ -72,11 +73,12 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
     system = build_system(configuration)
     directory = configuration.run.directory
     ideal = ideal_configuration(engines, system)
+    initial = InitialConfigurations.of(configuration, engines, system, ideal)
     with open_record(configuration, ideal, directory, resume) as record:
         record.set_metadata(
             {"symbols": " ".join(engines[0].engine.structure.get_chemical_symbols())}
         )
-        _BrokerProcess(configuration, ideal, system, record).run()
+        _BrokerProcess(configuration, initial, system, record).run()
 
 
 def open_record(
@@ -152,10 +154,11 @@ class _BrokerProcess:
     def __init__(
         self,
         configuration: RunConfiguration,
-        ideal: Configuration,
+        initial: InitialConfigurations,
         system: System,
         record: Record,
     ) -> None:
+        ideal = initial.ideal
         reference = configuration.reference
         assert reference is not None
         self.configuration = configuration
@@ -183,7 +186,7 @@ class _BrokerProcess:
             and not has_converged(record, configuration.training),
         )
         self.record = record
-        self.broker = Broker(configuration, record, learner, self.labelling, ideal)
+        self.broker = Broker(configuration, record, learner, self.labelling, initial)
         self.largest_frame = largest_client_frame(len(ideal.positions))
         self._model_frame = -1, zmq.Frame()
         self.stopping = ""

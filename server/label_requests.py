@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
-from anharm.errors import ConfigurationError
 from anharm.model.crystal import FloatArray
 from anharm.server.decision import Decision
+from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_checks import check_label, has_virial
 from anharm.server.label_plausibility import check_against_prediction, check_restoring
 from anharm.server.labelling import LabellingServer, LabelReceived, LabelRequest
-from anharm.server.learner import Learner, initial_configurations
+from anharm.server.learner import Learner
 from anharm.server.record import Answer, Record, Request
 from anharm.server.record_schema import HARVESTED
 from anharm.wire.driver_protocol import Configuration
 
 logger = logging.getLogger(__name__)
+
+INITIAL = "initial configuration"
 
 
 class LabelRequests:
@@ -34,8 +34,8 @@ class LabelRequests:
     learner : Learner
     labelling : LabellingServer
         Started by the caller.
-    ideal : Configuration
-        The ideal supercell, its atoms in the order of the i-PI input.
+    initial : InitialConfigurations
+        What to label before the dynamics.
     attempts : int
         Tries per label, also when an answer fails its checks.
     """
@@ -45,13 +45,14 @@ class LabelRequests:
         record: Record,
         learner: Learner,
         labelling: LabellingServer,
-        ideal: Configuration,
+        initial: InitialConfigurations,
         attempts: int,
     ) -> None:
         self.record = record
         self.learner = learner
         self.labelling = labelling
-        self.ideal = ideal
+        self.initial = initial
+        self.ideal = initial.ideal
         self.attempts = attempts
         self._pending: set[int] = set()  # wanted by training
         self._harvested: set[int] = set()  # wanted by the dynamics alone
@@ -77,35 +78,25 @@ class LabelRequests:
         """Labels that count towards the budget: those that training has asked for."""
         return self.learner.n_labels - self.learner.n_harvested + len(self._pending)
 
-    def ask_initial(self, number: int, displacement: float, seed: int) -> None:
-        """Ask for all labels that are still missing: the initial ones and interrupted ones.
+    def ask_interrupted(self) -> None:
+        """Ask again for the labels that an earlier part of the run did not receive.
 
         Harvested ones are left out: if the dynamics still needs them, its relay asks again.
         """
-        configurations = initial_configurations(
-            self.learner.system.supercell, self.ideal.positions, number, displacement, seed
-        )
-        self._check_displacements(configurations, displacement)
-        for index, displaced in enumerate(configurations, start=1):
-            self.record.request_for(displaced, self.ideal.cell, f"initial configuration {index}")
         for request in self.record.requests():
             if request.state != "labelled" and not request.is_harvested:
                 self._pending.add(request.id)
                 self._submit(request)
 
-    def _check_displacements(self, configurations: list[FloatArray], displacement: float) -> None:
-        """Refuse initial configurations that cannot be learnt, before they cost anything."""
-        limit = self.learner.maximum_displacement
-        largest = max(
-            (float(np.linalg.norm(c - self.ideal.positions, axis=1).max()) for c in configurations),
-            default=0.0,
-        )
-        if largest > limit:
-            raise ConfigurationError(
-                f"training.initial_displacement = {displacement:g} Angstrom moves an atom by "
-                f"{largest:.3f} Angstrom, more than crystal.maximum_displacement = {limit:.3f} "
-                "Angstrom allows: lower the one or raise the other"
-            )
+    def ask_initial(self) -> bool:
+        """Ask for the next of the initial labels; whether there are any left."""
+        n_asked = sum(r.reason.startswith(INITIAL) for r in self.record.requests())
+        stage = self.initial.stage(n_asked, self.learner.force_field)
+        for number, positions in enumerate(stage, start=n_asked + 1):
+            request = self.record.request_for(positions, self.ideal.cell, f"{INITIAL} {number}")
+            self._pending.add(request.id)
+            self._submit(request)
+        return bool(stage)
 
     def ask(self, positions: FloatArray, cell: FloatArray, decision: Decision) -> Request:
         """Ask for the label of a configuration, unless it is there or on its way already.

@@ -23,7 +23,7 @@ from anharm.model import (
     build_expansion,
     save_model,
 )
-from anharm.model.crystal import FloatArray, as_supercell_matrix
+from anharm.model.crystal import as_supercell_matrix
 from anharm.model.determination import describe_lack_of_data, find_determination
 from anharm.model.expansion import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.expansion_size import ExpansionSize, estimate_size
@@ -183,6 +183,11 @@ class Learner:
         return 1 in self.system.expansion.parameters_per_order
 
     @property
+    def force_field(self) -> ForceField | None:
+        """The current model on the supercell of the run; None before the first."""
+        return self._force_field
+
+    @property
     def n_labels(self) -> int:
         """Labels learnt so far."""
         return len(self._label_ids)
@@ -316,29 +321,3 @@ class Learner:
             self._force_field.use(model)
         self.model = model
         self.content = model_to_bytes(model)
-
-
-def initial_configurations(
-    supercell: Supercell, positions: FloatArray, number: int, displacement: float, seed: int
-) -> list[FloatArray]:
-    """Slightly displaced configurations to begin with, in the user's order of atoms.
-
-    Parameters
-    ----------
-    supercell : Supercell
-    positions : (n_atoms, 3) float
-        Ideal positions in the order of the i-PI input, Angstrom.
-    number : int
-    displacement : float
-        Standard deviation of each Cartesian component, Angstrom.
-    seed : int
-        The same seed gives the same configurations, so that a resumed run repeats none.
-
-    Returns
-    -------
-    list of (n_atoms, 3) float
-    """
-    random = np.random.default_rng(seed)
-    return [
-        positions + random.normal(0, displacement, (supercell.n_atoms, 3)) for _ in range(number)
-    ]
