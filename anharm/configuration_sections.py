@@ -108,8 +108,8 @@ class TrainingSection(Section):
     initial_displacement: float | None = Field(
         default=None, gt=0, le=0.5, description="a length above 0 and up to 0.5 Angstrom"
     )
-    initial_sampling: Literal["thermal", "gaussian"] = Field(
-        default="thermal", description='"thermal" or "gaussian"'
+    initial_sampling: Literal["thermal", "gaussian"] | None = Field(
+        default=None, description='"thermal" or "gaussian"'
     )
     initial_temperature: float | None = Field(
         default=None, gt=0, le=100_000, description="a temperature above 0 K"

@@ -8,7 +8,7 @@ factor of two, and their shape: near atoms move together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import units
@@ -22,6 +22,7 @@ from anharm.model.export.force_constants import ordered_clusters
 from anharm.model.force_field import ForceField
 
 SOFTEST = 0.15  # of the root mean square frequency: softer modes move as if they were as hard
+LARGEST_AMPLITUDE = 2.0  # of any mode, in units of the amplitude that the guess gives it
 SPRING = 400.0  # eV Angstrom^4: stiffness of a spring times the sixth power of its length
 TRANSVERSE = 0.1  # stiffness across a spring, in units of that along it
 LONGEST_SPRING = 6.0  # Angstrom
@@ -62,6 +63,20 @@ class Phonons:
         own.
         """
         return SOFTEST * float(np.sqrt(np.mean(np.abs(self.squares))))
+
+    def no_softer_than(self, guess: Phonons) -> Phonons:
+        """These modes, but none with more than `LARGEST_AMPLITUDE` times the guessed amplitude.
+
+        The first labels leave some modes of complex crystals undetermined, or unstable.
+        """
+        hard = np.maximum(guess.squares, guess.floor**2)
+        compliances = np.einsum(
+            "qak,qk,qbk->qab", guess.vectors, 1 / hard, guess.vectors.conj(), optimize=True
+        )
+        along = np.einsum(
+            "qak,qab,qbk->qk", self.vectors.conj(), compliances, self.vectors, optimize=True
+        ).real
+        return replace(self, squares=np.maximum(self.squares, 1 / (LARGEST_AMPLITUDE**2 * along)))
 
     def variances(self, temperature: float, quantum: bool = False) -> FloatArray:
         """(n_cells, 3 n_sites) variance of each mass-weighted normal coordinate, eV fs^2.
@@ -126,6 +141,11 @@ def guess_phonons(supercell: Supercell) -> Phonons:
     clusters[: len(first), 1] = np.column_stack([shifts, second])
     clusters[len(first) :, 1, 3] = first
     return _diagonalise(supercell, clusters, np.concatenate([-tensors, tensors]))
+
+
+def thermal_phonons(model: BayesianModel, supercell: Supercell) -> Phonons:
+    """Those of the model as far as its labels determine them, limited by the guess."""
+    return find_phonons(model, supercell).no_softer_than(guess_phonons(supercell))
 
 
 def _diagonalise(supercell: Supercell, clusters: IntArray, tensors: FloatArray) -> Phonons:

@@ -19,7 +19,7 @@ from anharm.errors import ConfigurationError
 from anharm.model import ForceField
 from anharm.model.crystal import FloatArray
 from anharm.model.sites import SiteAssignment, assign_sites
-from anharm.model.thermal_displacements import find_phonons, guess_phonons, let_move
+from anharm.model.thermal_displacements import guess_phonons, let_move, thermal_phonons
 from anharm.server.engine_runs import EngineRun
 from anharm.server.learner import System
 from anharm.wire.driver_protocol import Configuration
@@ -123,7 +123,7 @@ class InitialConfigurations:
         Only from its phonons, if nuclei are quantum particles: the dynamics is classical.
         """
         random = np.random.default_rng([self.settings.seed, n_asked])
-        phonons = find_phonons(force_field.model, self.assignment.supercell)
+        phonons = thermal_phonons(force_field.model, self.assignment.supercell)
         drawn = phonons.draw(temperature, number, random, self.quantum)
         limit = _WITHIN * self.assignment.maximum_displacement
         if not self.quantum:
@@ -170,11 +170,16 @@ def _temperature(configuration: RunConfiguration, engines: Sequence[EngineRun]) 
     if settings.initial_temperature is not None:
         return settings.initial_temperature
     known = [r.engine.temperature for r in engines if r.engine.temperature is not None]
+    if not known and settings.initial_sampling is None:
+        logger.info(
+            "the i-PI input has no temperature: initial configurations are displaced at random "
+            "(training.initial_temperature would displace them as thermal motion does)"
+        )
+        return None
     if not known:
         raise ConfigurationError(
-            f"{configuration.path}: initial configurations are displaced as they would be at the "
-            f"temperature of the dynamics, and {engines[0].engine.path} has no <ensemble> "
-            "<temperature>: give training.initial_temperature = 300 (K) for example, or "
-            'training.initial_sampling = "gaussian"'
+            f'{configuration.path}: training.initial_sampling = "thermal" needs a temperature, and '
+            f"{engines[0].engine.path} has no <ensemble> <temperature>: give "
+            'training.initial_temperature = 300 (K) for example, or choose "gaussian"'
         )
     return max(known)

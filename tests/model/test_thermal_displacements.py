@@ -134,6 +134,18 @@ def test_unstable_modes_move_like_the_softest_allowed_one() -> None:
     assert np.isfinite(phonons.draw(300.0, 3, np.random.default_rng(0))).all()
 
 
+def test_no_mode_moves_more_than_twice_as_far_as_guessed() -> None:
+    """The amplitude of every mode of an unstable crystal, against its covariance in the guess."""
+    phonons, _ = spring_crystal(SUPERCELLS["skewed, left-handed"], stiffness=-1.0)
+    guess = guess_phonons(phonons.supercell)
+    limited = phonons.no_softer_than(guess)
+    moved = limited.draw(300.0, 4000, np.random.default_rng(0))
+    free = guess.draw(300.0, 4000, np.random.default_rng(1))
+    assert 1.0 < moved.std() / free.std() < 2.1
+    stable, _ = spring_crystal(SUPERCELLS["skewed, left-handed"], stiffness=5.0)
+    assert stable.no_softer_than(guess).squares == pytest.approx(stable.squares, abs=1e-3)
+
+
 def test_a_seed_gives_the_same_displacements_again() -> None:
     phonons, _ = spring_crystal(SUPERCELLS["cube"])
     first, again, other = (phonons.draw(300.0, 2, np.random.default_rng(s)) for s in (1, 1, 2))

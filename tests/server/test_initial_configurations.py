@@ -13,7 +13,7 @@ from anharm.clients.calculators import make_calculator
 from anharm.configuration import RunConfiguration, load_configuration
 from anharm.errors import ConfigurationError
 from anharm.model import Crystal, ForceField, Supercell, build_expansion, fit_structures
-from anharm.model.thermal_displacements import find_phonons, guess_phonons
+from anharm.model.thermal_displacements import guess_phonons, thermal_phonons
 from anharm.server.engine_runs import ideal_configuration, read_engine_runs
 from anharm.server.initial_configurations import InitialConfigurations
 
@@ -87,7 +87,7 @@ def test_uncorrelated_displacements_need_no_model_and_come_at_once(initial) -> N
 
 def test_all_displacements_have_thermal_size_from_the_first_one_on(initial, force_field) -> None:
     few = initial(initial_configurations=20)
-    exact = find_phonons(force_field.model, few.assignment.supercell).draw(
+    exact = thermal_phonons(force_field.model, few.assignment.supercell).draw(
         300.0, 200, np.random.default_rng(0)
     )
     guess = few.stage(0, None)[0] - few.ideal.positions
@@ -120,7 +120,8 @@ def test_path_integrals_begin_with_quantum_displacements(initial) -> None:
 
 def test_an_unknown_temperature_is_asked_for(initial) -> None:
     with pytest.raises(ConfigurationError, match=r"training\.initial_temperature = 300"):
-        initial(temperature=None)
+        initial(temperature=None, initial_sampling="thermal")
+    assert initial(temperature=None).temperature is None  # displaced at random
     assert initial(temperature=None, initial_temperature=300.0).temperature == 300.0
     assert initial(temperature=None, initial_sampling="gaussian").temperature is None
 
