@@ -103,7 +103,9 @@ class InitialConfigurations:
         if force_field is None:
             moved = [self._guessed(self.temperature)]
         else:
-            moved = self._thermal(force_field, self.temperature, n_asked, min(n_asked, n_left))
+            moved = self._thermal(
+                force_field, self.temperature, n_asked, min(max(n_asked, 1), n_left)
+            )
         return [self.ideal.positions + self.assignment.to_user_order(one) for one in moved]
 
     def _guessed(self, temperature: float) -> FloatArray:
