@@ -8,7 +8,7 @@ the posterior's with two members per parameter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -92,11 +92,28 @@ class Committee:
         self._model, self._sum, self._strained = model, lattice_sum, strained_sum
         width = max(model.constants_factor.shape[1], factor.shape[1])
         self._draws = draw_pairs(n_members // 2, width, seed)
-        spread = factor @ self._draws[width - factor.shape[1] :]
-        coefficients = expansion.monomial_weights @ (expansion.constraint_basis @ spread)
+        self._parameters = factor @ self._draws[width - factor.shape[1] :]
+        unconstrained = expansion.constraint_basis @ self._parameters
+        coefficients = expansion.monomial_weights @ unconstrained
         self._coefficients = np.ascontiguousarray(coefficients.T)
         self._polynomials = [polynomial.with_coefficients(one) for one in self._coefficients]
         self._strengths: list[FloatArray] | None = None
+
+    def member(self, index: int) -> BayesianModel:
+        """A member as a model of its own, with the errors of the model it is drawn from."""
+        model, (pair, is_second) = self._model, divmod(index, 2)
+        sign = -1 if is_second else 1
+        mean = model.posterior.mean + sign * self._parameters[:, pair]
+        factor = model.constants_factor
+        constants = np.zeros(7)
+        if factor.shape[1] == len(self._draws):
+            constants = sign * factor @ self._draws[:, pair]
+        return replace(
+            model,
+            posterior=replace(model.posterior, mean=mean),
+            energy_per_cell=model.energy_per_cell + float(constants[0]),
+            virial_per_cell=model.virial_per_cell + voigt_matrix(constants[1:]),
+        )
 
     def about(
         self,

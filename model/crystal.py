@@ -173,12 +173,12 @@ class Supercell:
         """(3, 3) supercell vectors as rows, Angstrom."""
         return self.matrix @ self.crystal.lattice
 
-    @property
+    @cached_property
     def n_cells(self) -> int:
         """Number of primitive cells in the supercell."""
         return abs(round(np.linalg.det(self.matrix)))
 
-    @property
+    @cached_property
     def n_atoms(self) -> int:
         """Number of atoms in the supercell."""
         return self.n_cells * self.crystal.n_sites

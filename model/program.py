@@ -178,4 +178,6 @@ def configurations_last(displacements: FloatArray) -> FloatArray:
 
 def configurations_first(forces: FloatArray) -> FloatArray:
     """(n, n_atoms, 3, n_conf) as contiguous (n, n_conf, n_atoms, 3)."""
+    if forces.shape[-1] == 1:
+        return forces.reshape(len(forces), 1, *forces.shape[1:3])
     return np.ascontiguousarray(np.moveaxis(forces, -1, 1))

@@ -52,6 +52,28 @@ def test_the_mean_of_the_members_is_the_model(laboratory, deformation, n_members
 
 @pytest.mark.parametrize("deformation", [None, np.eye(3) + STRAIN])
 @pytest.mark.parametrize("uncertain_constants", [False, True])
+def test_a_member_alone_gives_what_it_gives_in_the_committee(
+    laboratory, deformation, uncertain_constants
+) -> None:
+    model = laboratory.force_field("silicon").model
+    if uncertain_constants:
+        model = with_uncertain_constants(model)
+    force_field = ForceField(model, laboratory.force_field("silicon").supercell)
+    u = np.random.default_rng(4).normal(0, 0.05, (2, force_field.supercell.n_atoms, 3))
+    together, _ = members_of(force_field, 4, u, deformation)
+    committee = force_field.committee(4)
+    for index in range(4):
+        alone = ForceField(committee.member(index), force_field.supercell)
+        _, expected = members_of(alone, 2, u, deformation)
+        for field in ("energies", "forces", "virials"):
+            found, scale = getattr(together, field), np.abs(getattr(together, field)).max()
+            np.testing.assert_allclose(
+                found[:, index], getattr(expected, field)[:, 0], rtol=0, atol=1e-12 * scale
+            )
+
+
+@pytest.mark.parametrize("deformation", [None, np.eye(3) + STRAIN])
+@pytest.mark.parametrize("uncertain_constants", [False, True])
 def test_two_members_per_parameter_spread_exactly_as_the_posterior(
     laboratory, deformation, uncertain_constants
 ) -> None:
