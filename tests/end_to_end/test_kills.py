@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from anharm.configuration import load_configuration
+from anharm.server.beads import BeadCounts
 from anharm.server.record_schema import content_hash
 from anharm.server.resumption import restore_states
 
@@ -42,7 +43,7 @@ def expect_whole(job, calculations=None):
         hashes = [content_hash(r.request.positions, r.request.cell) for r in record.labels()]
         assert len(set(hashes)) == len(hashes)
         (chunks,) = [list(record.observations(name)) for name in record.trajectory_states()]
-        states, _ = restore_states(record, settings)
+        states, _ = restore_states(record, settings, BeadCounts({}))
         (state,) = states.values()
     steps = np.concatenate([chunk.steps for chunk in chunks])
     errors = np.concatenate([chunk.maximum for chunk in chunks]).astype(float)
