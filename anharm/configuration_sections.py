@@ -139,6 +139,9 @@ class TrainingSection(Section):
     window: int = Field(
         default=1000, ge=1, le=100_000, description="a number of steps from 1 to 100000"
     )
+    bead_reduction: Literal["max", "mean"] = Field(
+        default="max", description='"max" or "mean" (over the beads of a path integral)'
+    )
     minimum_interval: int = Field(
         default=10, ge=0, le=100_000, description="a number of steps from 0 to 100000"
     )

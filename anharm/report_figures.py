@@ -18,6 +18,7 @@ from anharm.configuration import TrainingSection
 from anharm.convergence_command import ConvergenceCurve, plot_convergence
 from anharm.html import Html
 from anharm.model.crystal import FloatArray
+from anharm.server.beads import errors_of_steps
 from anharm.server.engine_properties import EngineProperties
 from anharm.server.envelope import Envelope, envelope, trailing_mean
 from anharm.server.run_data import ExplainedLabel, RunData, Trace
@@ -62,8 +63,12 @@ def error_figure(
     figure, axes = _figure(3.6)
     _draw_envelope(axes, envelope(trace.steps, trace.error, BINS), "tab:blue", "error of a step")
     if settings.rule == "trajectory-average":
-        threshold = settings.factor * trailing_mean(trace.error, settings.window)
+        errors = errors_of_steps(
+            trace.error, len(trace.error), trace.beads, settings.bead_reduction
+        )
+        threshold = settings.factor * trailing_mean(errors, settings.window)
         threshold[: settings.minimum_interval] = np.nan
+        threshold = np.repeat(threshold, trace.beads)[: len(trace.error)]
         thin = envelope(trace.steps, threshold, BINS)
         axes.plot(thin.position, thin.mean, color="black", lw=1, label="threshold")
     else:
@@ -85,7 +90,7 @@ def error_figure(
     if len(positive) and positive.max() > 20 * np.median(positive):
         axes.set_yscale("log")
     _count_steps(axes)
-    axes.set_xlabel("step")
+    axes.set_xlabel("step" if trace.beads == 1 else f"evaluation ({trace.beads} beads per step)")
     axes.set_ylabel("largest force error (eV/Å)")
     axes.legend(ncols=3, fontsize="small", loc="upper right")
     low, high = axes.get_ylim()

@@ -13,9 +13,9 @@ import numpy as np
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
+from anharm.server.beads import BeadCounts
 from anharm.server.configuration_sample import ConfigurationSample
-from anharm.server.convergence import Convergence, assess_convergence
-from anharm.server.convergence_record import has_converged, note_convergence
+from anharm.server.convergence_judge import ConvergenceJudge
 from anharm.server.decision import (
     Decision,
     TrajectoryState,
@@ -29,7 +29,6 @@ from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import LatticeClient, check_numbers, labels_from_clients
 from anharm.server.learner import Learner
-from anharm.server.progress import ErrorHistory
 from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
 from anharm.server.relays import Relays
@@ -76,6 +75,8 @@ class Broker:
         Started by the caller.
     initial : InitialConfigurations
         What to label before the dynamics.
+    beads : BeadCounts
+        Evaluations of a step of each trajectory.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Broker:
         learner: Learner,
         labelling: LabellingServer,
         initial: InitialConfigurations,
+        beads: BeadCounts,
     ) -> None:
         self.settings = configuration.training
         self.synchronous = configuration.run.mode == "synchronous"
@@ -97,21 +99,15 @@ class Broker:
         self.n_atoms = len(initial.ideal.positions)
         self.relays = Relays(self.labels, record, self.n_atoms)
         self.clients: dict[str, LatticeClient] = {}
-        self.history = ErrorHistory.from_record(record)
-        self.states, self.configurations = restore_states(record, self.settings)
+        self.beads = beads
+        self.states, self.configurations = restore_states(record, self.settings, beads)
         self.sample = ConfigurationSample(record)
-        self.convergence = Convergence(False, "No step has been made yet.")
+        self.judge = ConvergenceJudge(record, self.settings, beads, self.states)
         self.phase: Phase = "initial labels"
-        self.has_converged = has_converged(record, self.settings)
         self.failure = ""
         self.n_lost = 0
         self.n_finished = 0
-        self._steps_since_label = min(
-            ((s.last_step or 0) - (s.last_label_step or 0) for s in self.states.values()),
-            default=0,
-        )
         self._is_fold_due = False
-        self._refits_since_label = -1  # the next one is for the label that was wanted last
         self._now = 0.0
         self._written_status: dict[str, str] = {}
 
@@ -222,8 +218,7 @@ class Broker:
         if decision.label and self.phase != "converged":
             client.wanted = decision
             if decision.rule != "audit":
-                # Audits check the model, they do not ask for more.
-                self._steps_since_label, self._refits_since_label = 0, -1
+                self.judge.label_wanted()
             return [(client.address, SendConfiguration(message.sequence))]
         ending = self._judge()
         if not ending and self.sample.wants(client.trajectory, step):
@@ -235,7 +230,7 @@ class Broker:
         """The step of an observation: counted per trajectory, whichever client serves it."""
         if sequence > client.last_sequence:
             self.n_lost += sequence - client.last_sequence - 1
-            self._steps_since_label += 1
+            self.judge.count(client.trajectory)
             state = self.states.get(client.trajectory)
             client.step = 0 if state is None or state.last_step is None else state.last_step + 1
         client.last_sequence, client.may_repeat = sequence, False
@@ -254,7 +249,9 @@ class Broker:
         client.last_sequence = message.sequence if is_again else message.sequence - 1
 
     def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
-        state = self.states.get(client.trajectory) or TrajectoryState(client.trajectory)
+        state = self.states.get(client.trajectory) or TrajectoryState(
+            client.trajectory, beads=self.beads.of(client.trajectory)
+        )
         error = float(np.float32(message.force_std_max))  # as the record keeps it
         seen = DecisionInput(step, error, message.model_version, self.labels.n_taken)
         self.states[client.trajectory], decision = decide(state, seen, self.settings)
@@ -273,7 +270,7 @@ class Broker:
             message.model_version,
         )
         self.configurations[client.trajectory] = message.configuration
-        self.history.observe(message.model_version, step, message.force_std_max)
+        self.judge.observe(message.model_version, step, message.force_std_max)
 
     def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:
         decision, client.wanted = client.wanted, None
@@ -341,8 +338,7 @@ class Broker:
             return []
         if self.learner.n_labels and not self.learner.is_current:
             self.learner.refit()
-            self._refits_since_label += 1
-            self.history.refitted(self.learner.version, self.learner.n_labels)
+            self.judge.refitted(self.learner.version, self.learner.n_labels)
             for name, state in self.states.items():
                 self.states[name] = refitted(state)
             self._is_fold_due = True
@@ -350,7 +346,7 @@ class Broker:
         if is_initial:
             if self.labels.ask_initial():
                 return []
-            self.phase = "converged" if self.has_converged else "training"
+            self.phase = "converged" if self.judge.has_converged else "training"
         return [
             self._model_for(c)
             for c in self.clients.values()
@@ -361,17 +357,13 @@ class Broker:
 
     def _judge(self) -> list[Reply]:
         """Declare convergence, once, from what has been observed."""
-        if self.phase != "training" or self._steps_since_label % 10 or self.labels:
+        if self.phase != "training" or self.labels:
             return []
-        refits = self.history.refits(max(1, self.settings.minimum_interval))
-        self.convergence = assess_convergence(
-            refits, self._steps_since_label, self.settings, self._refits_since_label
-        )
-        if not self.convergence.converged:
+        text = self.judge.declares(self.n_steps)
+        if not text:
             return []
-        self.phase, self.has_converged = "converged", True
-        logger.info("training converged at step %d: %s", self.n_steps, self.convergence.reason)
-        note_convergence(self.record, self.settings, self.n_steps, self.convergence.reason)
+        self.phase = "converged"
+        logger.info(text)
         return self.stop("training has converged", "") if self.stop_when_converged else []
 
     def stop(self, reason: str, failure: str) -> list[Reply]:
@@ -411,7 +403,7 @@ class Broker:
         status = {
             "phase": self.phase,
             "waiting_for": self.waiting_for,
-            "convergence": self.convergence.reason,
+            "convergence": self.judge.reason,
         }
         if status != self._written_status:
             self.record.set_metadata(status, durable=False)
@@ -448,8 +440,8 @@ class Broker:
 
     @property
     def n_steps(self) -> int:
-        """Steps of all trajectories."""
-        return sum(state.steps for state in self.states.values())
+        """Steps of all trajectories, those of ring polymers having many evaluations."""
+        return sum(-(-state.steps // state.beads) for state in self.states.values())
 
     def reassure(self) -> list[Reply]:
         """Tell the clients that wait that the broker is alive."""
@@ -483,8 +475,8 @@ class Broker:
             model_version=self.learner.version,
             error=float(state.errors[-1]) if state is not None and has_errors else -1.0,
             average_error=float(state.mean_error or 0.0) if state and has_errors else -1.0,
-            converged=self.has_converged,
-            convergence=self.convergence.reason,
+            converged=self.judge.has_converged,
+            convergence=self.judge.reason,
             failure=self.failure,
         )
         return [*replies, (address, status)]

@@ -14,10 +14,11 @@ import zmq
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
+from anharm.server.beads import BeadCounts
 from anharm.server.broker import Broker, Reply
 from anharm.server.broker_socket import broker_socket, send_to
 from anharm.server.convergence_record import has_converged
-from anharm.server.engine_runs import ideal_configuration, read_engine_runs
+from anharm.server.engine_runs import bead_counts, ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.labelling import (
@@ -78,7 +79,9 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
         record.set_metadata(
             {"symbols": " ".join(engines[0].engine.structure.get_chemical_symbols())}
         )
-        _BrokerProcess(configuration, initial, system, record).run()
+        beads = bead_counts(engines)
+        record.set_metadata(beads.as_metadata())
+        _BrokerProcess(configuration, initial, system, record, beads).run()
 
 
 def open_record(
@@ -157,6 +160,7 @@ class _BrokerProcess:
         initial: InitialConfigurations,
         system: System,
         record: Record,
+        beads: BeadCounts,
     ) -> None:
         ideal = initial.ideal
         reference = configuration.reference
@@ -186,7 +190,7 @@ class _BrokerProcess:
             and not has_converged(record, configuration.training),
         )
         self.record = record
-        self.broker = Broker(configuration, record, learner, self.labelling, initial)
+        self.broker = Broker(configuration, record, learner, self.labelling, initial, beads)
         self.largest_frame = largest_client_frame(len(ideal.positions))
         self._model_frame = -1, zmq.Frame()
         self.stopping = ""

@@ -17,6 +17,11 @@ that matches decides:
 
 Where a rule asks for a label and the budget is spent, the verdict is "budget". The rule "none"
 never asks.
+
+In path integrals, each bead is an evaluation, and evaluations are numbered. Their errors are what
+is compared with thresholds. The trajectory average, and all intervals, are of steps of the ring
+polymer, whose errors are reduced from those of its beads (`anharm.server.beads`). An audit takes
+one bead in `audit_interval` steps. Everywhere else below, a step is an evaluation.
 """
 
 from dataclasses import dataclass, field, replace
@@ -25,6 +30,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from anharm.configuration import TrainingSection
+from anharm.server.beads import reduced
 from anharm.server.error_window import ErrorWindow
 from anharm.server.thresholds import AdaptiveHistory, threshold_of
 
@@ -53,7 +59,7 @@ class TrajectoryState:
         Name of the trajectory.
     errors : ErrorWindow
         Errors of the last steps, at most the window, in eV/Angstrom, oldest first; one entry
-        per step, which is the error of the model that finally drove it.
+        per step of the ring polymer, which is the error of the model that finally drove it.
     last_step : int or None
         The step observed last.
     last_label_step : int or None
@@ -66,6 +72,10 @@ class TrajectoryState:
         Steps observed and labels requested so far.
     adaptive : AdaptiveHistory
         What the rule "adaptive-history" remembers; empty with other rules.
+    beads : int
+        Evaluations of a step of the ring polymer.
+    bead_errors : tuple of float
+        Those of the step that is going on, eV/Angstrom.
     """
 
     trajectory: str
@@ -77,6 +87,8 @@ class TrajectoryState:
     steps: int = 0
     requests: int = 0
     adaptive: AdaptiveHistory = field(default_factory=AdaptiveHistory)
+    beads: int = 1
+    bead_errors: tuple[float, ...] = ()
 
     @property
     def mean_error(self) -> float | None:
@@ -96,6 +108,7 @@ class TrajectoryState:
             **self.__dict__,
             "errors": list(self.errors),
             "adaptive": self.adaptive.as_dict(),
+            "bead_errors": list(self.bead_errors),
         }
 
     @classmethod
@@ -106,6 +119,7 @@ class TrajectoryState:
                 **content,
                 "errors": ErrorWindow(content["errors"]),
                 "adaptive": AdaptiveHistory.from_dict(content.get("adaptive", {})),
+                "bead_errors": tuple(content.get("bead_errors", ())),
             }
         )
 
@@ -196,8 +210,7 @@ def decide(
     last = state.last_step
     if last is not None and step > last + 1:
         raise ValueError(f"step {step} comes after step {last}")
-    again = last is not None and step <= last
-    others = _without(state, step) if again else state.errors.last(settings.window)
+    others = _without(state, step).last(settings.window)
     count = len(others)
     mean = others.mean
     if settings.rule == "adaptive-history" and 0 < state.model_version < observation.model_version:
@@ -218,19 +231,25 @@ def decide(
         mean,
         count,
     )
-    return _advance(state, decision, settings.window), decision
+    return _advance(state, decision, settings), decision
 
 
 def _without(state: TrajectoryState, step: int) -> ErrorWindow:
-    """Return the errors of the window without that of one step, if it is still there."""
+    """Return the errors of the window without that of a step, if it is there."""
     slot = _slot(state, step)
-    return state.errors if slot is None else state.errors.without(slot)
+    if slot is None:
+        return state.errors
+    is_last = slot == len(state.errors) - 1
+    return state.errors.without_last() if is_last else state.errors.without(slot)
 
 
 def _slot(state: TrajectoryState, step: int) -> int | None:
-    """Return where in the window the error of a step is; None if it has left it."""
-    slot = len(state.errors) - 1 - ((state.last_step or 0) - step)
-    return slot if slot >= 0 else None
+    """Return where in the window the error of a step is; None if it is not, or has left it."""
+    if state.last_step is None:
+        return None
+    behind = state.last_step // state.beads - step // state.beads
+    slot = len(state.errors) - 1 - behind
+    return slot if behind >= 0 and slot >= 0 else None
 
 
 def _first_match(
@@ -251,11 +270,13 @@ def _first_match(
         if error > critical:
             return "critical", critical, True
     for earlier in (state.last_refit_step, state.last_label_step):
-        if earlier is not None and step - earlier < settings.minimum_interval:
+        if earlier is None:
+            continue
+        if step // state.beads - earlier // state.beads < settings.minimum_interval:
             return "minimum-interval", None, False
     if settings.maximum is not None and error > settings.maximum:
         return "maximum", settings.maximum, True
-    if is_audit_step(settings, state.trajectory, step):
+    if is_audit_step(settings, state.trajectory, step, state.beads):
         return "audit", None, True
     threshold = threshold_of(settings, state.adaptive, mean, count)
     if threshold is None:
@@ -263,17 +284,17 @@ def _first_match(
     return settings.rule, threshold, error > threshold
 
 
-def is_audit_step(settings: TrainingSection, trajectory: str, step: int) -> bool:
+def is_audit_step(settings: TrainingSection, trajectory: str, step: int, beads: int = 1) -> bool:
     """Whether a step is labelled whatever its error, the same at every replay.
 
     A hash of (seed, trajectory, step) stands for a random number in [0, 1), so that on
-    average one step in `audit_interval` is chosen, and no state is needed.
+    average one bead in `audit_interval` steps is chosen, and no state is needed.
     """
     if settings.audit_interval == 0:
         return False
     key = f"{settings.seed}/{step}/{trajectory}".encode()
     number = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
-    return number * settings.audit_interval < 2**64
+    return number * settings.audit_interval * beads < 2**64
 
 
 def refitted(state: TrajectoryState) -> TrajectoryState:
@@ -284,21 +305,44 @@ def refitted(state: TrajectoryState) -> TrajectoryState:
     return replace(state, last_refit_step=state.last_step)
 
 
-def _advance(state: TrajectoryState, decision: Decision, window: int) -> TrajectoryState:
+def _advance(
+    state: TrajectoryState, decision: Decision, settings: TrainingSection
+) -> TrajectoryState:
     """Return the state with the error of a step added, or put in the place of its older one."""
+    errors, bead_errors = _noted(state, decision, settings)
     if state.last_step is not None and decision.step <= state.last_step:
-        errors, slot = state.errors, _slot(state, decision.step)
-        if slot is not None:
-            errors = errors.replaced(slot, decision.value)
-        return replace(state, errors=errors, model_version=decision.model_version)
-    return TrajectoryState(
-        trajectory=state.trajectory,
-        errors=state.errors.appended(decision.value, window),
+        return replace(
+            state, errors=errors, bead_errors=bead_errors, model_version=decision.model_version
+        )
+    return replace(
+        state,
+        errors=errors,
+        bead_errors=bead_errors,
         last_step=decision.step,
         last_label_step=decision.step if decision.label else state.last_label_step,
-        last_refit_step=state.last_refit_step,
         model_version=decision.model_version,
         steps=state.steps + 1,
         requests=state.requests + decision.label,
-        adaptive=state.adaptive,
     )
+
+
+def _noted(
+    state: TrajectoryState, decision: Decision, settings: TrainingSection
+) -> tuple[ErrorWindow, tuple[float, ...]]:
+    """Return the window and the errors of the beads with the error of an evaluation."""
+    slot = _slot(state, decision.step)
+    if state.last_step is None or decision.step // state.beads > state.last_step // state.beads:
+        return state.errors.appended(decision.value, settings.window), (decision.value,)
+    if slot is None:
+        return state.errors, state.bead_errors
+    if slot < len(state.errors) - 1:
+        # Of earlier steps of several beads only the reduced error is known.
+        is_known = state.beads == 1
+        errors = state.errors.replaced(slot, decision.value) if is_known else state.errors
+        return errors, state.bead_errors
+    beads, back = list(state.bead_errors), state.last_step - decision.step
+    if back < 0:
+        beads.append(decision.value)
+    elif back < len(beads):
+        beads[-1 - back] = decision.value
+    return state.errors.with_last(reduced(beads, settings.bead_reduction)), tuple(beads)

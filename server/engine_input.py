@@ -48,6 +48,8 @@ class EngineInput:
         K; None if the ensemble has none.
     number_of_beads, number_of_systems : int
         Of the systems that use the socket.
+    evaluations_per_step : int
+        Beads of all these systems, those that a contraction leaves out not counted.
     structure : ase.Atoms
         Their first one's initial structure (Angstrom), in the user's order of atoms.
     output_prefix : str
@@ -67,6 +69,7 @@ class EngineInput:
     temperature: float | None
     number_of_beads: int
     number_of_systems: int
+    evaluations_per_step: int
     structure: ase.Atoms
     output_prefix: str
     files: tuple[Path, ...]
@@ -106,6 +109,7 @@ def read_engine_input(
     systems = _systems(path, root)
     socket = _choose_socket(path, root, forcefield, others)
     served = _served(path, root, systems, socket)
+    beads = [_beads(path, root, system, socket) for system in served]
     first = served[0]
     initialize = first.find("initialize")
     counted = initialize if initialize is not None else first.find("beads")
@@ -114,12 +118,13 @@ def read_engine_input(
         forcefield=_name(socket),
         address=_address(path, root, socket),
         batch_size=_integer(path, socket, "batch_size", 1),
-        concurrency=_concurrency(path, served, socket),
+        concurrency=sum(map(sum, beads)),
         total_steps=_integer(path, root, "total_steps", 1000),
         timestep=_quantity(path, first, ".//dynamics/timestep", "time", "femtosecond"),
         temperature=_quantity(path, first, "ensemble/temperature", "temperature", "kelvin"),
         number_of_beads=_positive(path, counted, "nbeads"),
         number_of_systems=len(served),
+        evaluations_per_step=sum(map(max, beads)),
         structure=_common_structure(path, served),
         output_prefix=_output(root).get("prefix", "i-pi"),
         files=_referenced_files(path, root),
@@ -225,8 +230,8 @@ def _served(path: Path, root: Element, systems: list[Element], socket: Element) 
                 f"{path}: <force forcefield='{name}'/> refers to no force field; present: "
                 f"{', '.join(serving) or 'none'}"
             )
-    ours = {name for name in used if socket in serving[name].iter()}
-    if not ours:
+    ours = _names_of(root, socket)
+    if not ours.intersection(used):
         raise ConfigurationError(
             f"{path}: no <force> of a <system> uses the <ffsocket name='{_name(socket)}'>, so it "
             f"would have nothing to do; add <force forcefield='{_name(socket)}'/>"
@@ -240,19 +245,23 @@ def _served(path: Path, root: Element, systems: list[Element], socket: Element) 
     ]
 
 
-def _concurrency(path: Path, systems: list[Element], socket: Element) -> int:
-    """The beads, of all systems, for which forces of a socket are wanted in one step."""
-    total = 0
-    for system in systems:
-        initialize = system.find("initialize")
-        beads = _positive(
-            path, initialize if initialize is not None else system.find("beads"), "nbeads"
-        )
-        for force in system.iterfind("forces/force"):
-            if force.get("forcefield", "").strip() == _name(socket):
-                own = force.get("nbeads", "0").strip()
-                total += int(own) if own.isdecimal() and int(own) > 0 else beads
-    return max(1, total)
+def _names_of(root: Element, socket: Element) -> set[str]:
+    """The force fields that a socket serves: itself, and what it is part of."""
+    return {_name(one) for one in root if one.tag.startswith("ff") and socket in one.iter()}
+
+
+def _beads(path: Path, root: Element, system: Element, socket: Element) -> list[int]:
+    """On how many beads of a system each of its forces of a socket is computed."""
+    initialize, ours = system.find("initialize"), _names_of(root, socket)
+    every = _positive(
+        path, initialize if initialize is not None else system.find("beads"), "nbeads"
+    )
+    return [
+        int(own) if own.isdecimal() and int(own) > 0 else every
+        for force in system.iterfind("forces/force")
+        if force.get("forcefield", "").strip() in ours
+        for own in [force.get("nbeads", "0").strip()]
+    ]
 
 
 def _common_structure(path: Path, systems: list[Element]) -> ase.Atoms:

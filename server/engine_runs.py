@@ -16,6 +16,7 @@ import numpy as np
 from anharm.configuration import EngineSection, RunConfiguration
 from anharm.errors import ConfigurationError
 from anharm.model.sites import assign_sites
+from anharm.server.beads import BeadCounts
 from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.server.learner import System
 from anharm.wire.driver_protocol import Configuration
@@ -26,10 +27,14 @@ _TAKEN_NAMES = ("logs", "models")
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A socket of i-PI, under the name by which its errors are averaged."""
+    """A socket of i-PI, under the name by which its errors are averaged.
+
+    `beads` are the evaluations that a step takes.
+    """
 
     name: str
     address: str
+    beads: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _read(path: Path, name: str, section: EngineSection) -> EngineRun:
         name,
         engines[0],
         tuple(
-            Trajectory(trajectory, engine.address)
+            Trajectory(trajectory, engine.address, engine.evaluations_per_step)
             for trajectory, engine in zip(trajectories, engines, strict=True)
         ),
         tuple(_relayed(path, name, other, engines[0]) for other in section.reference_forcefield),
@@ -188,6 +193,11 @@ def address_of(runs: Sequence[EngineRun], trajectory: str | None) -> tuple[str, 
             f"as --trajectory, {seen}"
         )
     return trajectory, known[trajectory]
+
+
+def bead_counts(runs: Sequence[EngineRun]) -> BeadCounts:
+    """Return the evaluations that a step of each trajectory takes."""
+    return BeadCounts({t.name: t.beads for run in runs for t in run.trajectories})
 
 
 def ideal_configuration(runs: Sequence[EngineRun], system: System) -> Configuration:

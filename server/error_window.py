@@ -72,6 +72,17 @@ class ErrorWindow(Sequence[float]):
         window._sum = self._sum - sum(map(_exact, gone))
         return window
 
+    def with_last(self, error: float) -> ErrorWindow:
+        """Return the window with another error in the place of the last one."""
+        return self.without_last().appended(error, len(self))
+
+    def without_last(self) -> ErrorWindow:
+        """Return the window without its last error."""
+        window = ErrorWindow()
+        window._shared, window._start, window._stop = self._shared, self._start, self._stop - 1
+        window._sum = self._sum - _exact(self._shared[window._stop])
+        return window
+
     def without(self, index: int) -> ErrorWindow:
         """Return the window without one of its errors, counted from the oldest."""
         errors = list(self)

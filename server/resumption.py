@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from anharm.configuration import TrainingSection
+from anharm.server.beads import BeadCounts, errors_of_steps
 from anharm.server.decision import Observation, TrajectoryState, decide
 from anharm.server.record import Record
 
@@ -22,12 +23,12 @@ def stored_state(state: TrajectoryState, configuration: bytes) -> dict[str, Any]
     configuration that was evaluated last.
     """
     content = state.as_dict()
-    del content["errors"]
+    del content["errors"], content["bead_errors"]
     return {**content, _CONFIGURATION: configuration.hex()}
 
 
 def restore_states(
-    record: Record, settings: TrainingSection
+    record: Record, settings: TrainingSection, beads: BeadCounts
 ) -> tuple[dict[str, TrajectoryState], dict[str, bytes]]:
     """Return, by trajectory, the states and the digests of the last configurations.
 
@@ -36,12 +37,17 @@ def restore_states(
     record : Record
     settings : TrainingSection
         Those of the run that goes on; the window may have grown.
+    beads : BeadCounts
     """
     states: dict[str, TrajectoryState] = {}
     configurations: dict[str, bytes] = {}
     for name, content in record.trajectory_states().items():
         configurations[name] = bytes.fromhex(content.pop(_CONFIGURATION, ""))
-        content["errors"] = record.last_errors(name, settings.window)
+        content["beads"] = n = beads.of(name)
+        last_errors = record.last_errors(name, settings.window * n)
+        end = 1 + content["last_step"]
+        content["errors"] = errors_of_steps(last_errors, end, n, settings.bead_reduction)
+        content["bead_errors"] = last_errors[len(last_errors) - 1 - (end - 1) % n :].tolist()
         states[name] = TrajectoryState.from_dict(content)
     labelled = record.last_requested_steps()
     entries = record.unfolded()
@@ -49,7 +55,9 @@ def restore_states(
     for entry in entries:
         name = entry.trajectory
         seen = Observation(entry.step, entry.maximum, entry.model_version)
-        after, decision = decide(states.get(name) or TrajectoryState(name), seen, settings)
+        after, decision = decide(
+            states.get(name) or TrajectoryState(name, beads=beads.of(name)), seen, settings
+        )
         is_last = entry.number == last_numbers[name]
         if is_last and decision.label and labelled.get(name) != entry.step:
             continue  # killed before the label was asked for: the step will come again

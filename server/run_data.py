@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.server.beads import BeadCounts
 from anharm.server.decision import Decision
 from anharm.server.record import Event, Label, ModelVersion, Record, Request
 from anharm.server.run_directory import RunSettings, run_settings
@@ -25,6 +26,8 @@ class Trace:
         max_i sigma_i, eV/Angstrom.
     energy : ndarray
         Of the model, eV.
+    beads : int
+        Evaluations, which is what is listed, of a step of the ring polymer.
     """
 
     trajectory: str
@@ -32,6 +35,7 @@ class Trace:
     error: FloatArray
     energy: FloatArray
     model_version: IntArray
+    beads: int = 1
 
     @property
     def swaps(self) -> list[tuple[int, int]]:
@@ -122,7 +126,7 @@ def read_run(directory: Path) -> RunData:
             directory=directory,
             metadata=metadata,
             settings=settings,
-            traces=_traces(record),
+            traces=_traces(record, BeadCounts.from_metadata(metadata)),
             labels=labels,
             rejected=list(record.rejected_labels()),
             open_requests=[r for r in requests if r.state != "labelled"],
@@ -141,11 +145,12 @@ def _decision_of(request: Request, decisions: dict[tuple[str, int], Decision]) -
     return decisions.get((request.trajectory, request.step))
 
 
-def _traces(record: Record) -> list[Trace]:
+def _traces(record: Record, beads: BeadCounts) -> list[Trace]:
     chunks: dict[str, list[tuple[IntArray, FloatArray, FloatArray, IntArray]]] = {}
     for c in record.observations():
         chunks.setdefault(c.trajectory, []).append((c.steps, c.maximum, c.energy, c.model_version))
-    return [
-        Trace(name, *(np.concatenate(column) for column in zip(*parts, strict=True)))
-        for name, parts in chunks.items()
-    ]
+    traces = []
+    for name, parts in chunks.items():
+        steps, errors, energies, versions = (np.concatenate(c) for c in zip(*parts, strict=True))
+        traces.append(Trace(name, steps, errors, energies, versions, beads.of(name)))
+    return traces

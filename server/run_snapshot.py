@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anharm.model.crystal import FloatArray
+from anharm.server.beads import BeadCounts, errors_of_steps
 from anharm.server.record import Event, Record, Request
 from anharm.server.run_directory import RunSettings, is_running, run_settings
 from anharm.server.thresholds import AdaptiveHistory, threshold_of
@@ -26,9 +27,9 @@ class TrajectoryView:
     ----------
     name : str
     steps : int
-        Evaluations so far.
+        So far; of the ring polymer where there are beads.
     errors : ndarray
-        max_i sigma_i of the last steps, oldest first.
+        Of the last steps, oldest first.
     average, threshold : float or None
         Over the window of the decisions, and what a step is compared with.
     """
@@ -78,7 +79,7 @@ class Snapshot:
 
     @property
     def steps(self) -> int:
-        """Evaluations of all trajectories."""
+        """Steps of all trajectories."""
         return sum(view.steps for view in self.trajectories)
 
     @property
@@ -117,11 +118,11 @@ def take_snapshot(directory: Path) -> Snapshot:
             pending=record.pending_requests(),
             last_requests=[r for r in record.requests() if r.step is not None][-_LAST_REQUESTS:],
             events=record.events()[-_LAST_EVENTS:],
-            trajectories=_views(record, settings),
+            trajectories=_views(record, settings, BeadCounts.from_metadata(known)),
         )
 
 
-def _views(record: Record, settings: RunSettings) -> list[TrajectoryView]:
+def _views(record: Record, settings: RunSettings, beads: BeadCounts) -> list[TrajectoryView]:
     states = record.trajectory_states()
     held: dict[str, dict[int, float]] = {}
     for entry in record.unfolded():
@@ -131,17 +132,21 @@ def _views(record: Record, settings: RunSettings) -> list[TrajectoryView]:
     for name in sorted({*states, *held}):
         last = states.get(name, {}).get("last_step")
         newer = held.get(name, {})
-        stored = record.last_errors(name, min(training.window, _MOST_ERRORS))
+        n_beads = beads.of(name)
+        stored = record.last_errors(name, min(training.window, _MOST_ERRORS) * n_beads)
         repeated = 0 if last is None else sum(1 for step in newer if step <= last)
-        errors = np.concatenate(
+        evaluated = np.concatenate(
             [stored[: len(stored) - repeated], [newer[step] for step in sorted(newer)]]
-        )[-training.window :]
+        )
+        number = 1 + max([-1 if last is None else int(last), *newer])
+        errors = errors_of_steps(evaluated, number, n_beads, training.bead_reduction)
+        errors = errors[-training.window :]
         average = float(errors.mean()) if len(errors) else None
         adaptive = AdaptiveHistory.from_dict(states.get(name, {}).get("adaptive", {}))
         views.append(
             TrajectoryView(
                 name,
-                1 + max([-1 if last is None else int(last), *newer]),
+                -(-number // n_beads),
                 errors,
                 average,
                 threshold_of(training, adaptive, average, len(errors)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anharm.server.beads import BeadCounts
 from anharm.server.energy_zero import count_programs
 from anharm.server.record import Record
 
@@ -19,6 +20,8 @@ class Summary:
     ----------
     steps, labels, models : int
         The labels are those that training asked for.
+    evaluations : int
+        More than steps where there are several beads.
     error_start, error_end : float or None
         Bayesian error max_i sigma_i averaged over the first and the last steps (at most the
         training window), eV/Angstrom.
@@ -44,6 +47,7 @@ class Summary:
     """
 
     steps: int
+    evaluations: int
     labels: int
     models: int
     error_start: float | None
@@ -78,7 +82,9 @@ def summarise(directory: Path, window: int) -> Summary:
         known = record.metadata()
         chunks = list(record.observations())
         errors = np.concatenate([c.maximum for c in chunks]) if chunks else np.empty(0)
-        steps = {(c.trajectory, step) for c in chunks for step in c.steps.tolist()}
+        evaluations = {(c.trajectory, step) for c in chunks for step in c.steps.tolist()}
+        beads = BeadCounts.from_metadata(known)
+        steps = {(name, number // beads.of(name)) for name, number in evaluations}
         models = record.models()
         labels = list(record.labels())
         asked = [label for label in labels if not label.request.is_harvested]
@@ -87,9 +93,10 @@ def summarise(directory: Path, window: int) -> Summary:
             for label in labels
             if label.request.is_harvested and label.prediction is not None
         ]
-        average = max(1, min(window, len(errors) // 2))
+        average = max(1, min(window * beads.largest, len(errors) // 2))
         return Summary(
             steps=len(steps),
+            evaluations=len(evaluations),
             labels=len(asked),
             models=len(models),
             error_start=float(errors[:average].mean()) if len(errors) else None,
@@ -114,8 +121,10 @@ def summarise(directory: Path, window: int) -> Summary:
 
 def format_summary(summary: Summary, directory: Path) -> str:
     """The summary as text."""
+    beads = f" ({summary.evaluations} evaluations, one per bead)"
     lines = [
-        f"steps                    {summary.steps}",
+        f"steps                    {summary.steps}"
+        f"{beads if summary.evaluations > summary.steps else ''}",
         f"labels                   {summary.labels}",
         f"model versions           {summary.models}",
     ]

@@ -127,6 +127,15 @@ def test_one_of_several_sockets_is_chosen_by_name(folder: Path) -> None:
         read(folder, text, "qe")
 
 
+def test_beads_of_all_systems_and_of_a_contraction_make_a_step(folder: Path) -> None:
+    assert read(folder).evaluations_per_step == 4
+    force = "<force forcefield='ours'"
+    assert force in INPUT
+    assert read(folder, INPUT.replace(force, f"{force} nbeads='2'")).evaluations_per_step == 2
+    system = INPUT[INPUT.index("<system>") : INPUT.index("</system>") + len("</system>")]
+    assert read(folder, INPUT.replace(system, 2 * system)).evaluations_per_step == 8
+
+
 def test_a_socket_inside_a_committee_is_used_through_it(folder: Path) -> None:
     text = INPUT.replace(SOCKET, f"<ffcommittee name='all'>{SOCKET}</ffcommittee>").replace(
         "forcefield='ours'", "forcefield='all'"

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
+from anharm.server.beads import BeadCounts, errors_of_steps
 from anharm.server.decision import Observation, TrajectoryState, decide, refitted
 from anharm.server.record import Record
 from anharm.server.resumption import restore_states, stored_state
@@ -28,11 +29,11 @@ EVENTS = st.lists(
 class Trainee:
     """A trajectory and its record, handled as the broker does."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, beads):
+        self.folder, self.beads = folder, BeadCounts({"a": beads})
         self.record = Record.open(folder, create=True)
-        self.state = TrajectoryState("a")
-        self.step = 0
+        self.state = TrajectoryState("a", beads=beads)
+        self.step = -1
 
     def observe(self, error, is_repeated=False):
         self.step += not is_repeated
@@ -54,9 +55,9 @@ class Trainee:
 
 
 @settings(max_examples=100, deadline=None)
-@given(events=EVENTS)
-def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events):
-    trainee = Trainee(tmp_path_factory.mktemp("run") / "run")
+@given(events=EVENTS, beads=st.integers(1, 4))
+def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events, beads):
+    trainee = Trainee(tmp_path_factory.mktemp("run") / "run", beads)
     for error, event in events:
         before, decision = trainee.observe(error)
         is_killed = event.startswith("killed")
@@ -75,9 +76,9 @@ def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events):
             trainee.fold()
         if is_killed:
             trainee.be_killed()
-            states, configurations = restore_states(trainee.record, TRAINING)
-            trainee.state = states.get("a", TrajectoryState("a"))
-            if trainee.step:
+            states, configurations = restore_states(trainee.record, TRAINING, trainee.beads)
+            trainee.state = states.get("a", TrajectoryState("a", beads=beads))
+            if trainee.step >= 0:
                 assert configurations["a"] == b"%8d" % trainee.step
             np.testing.assert_array_equal(trainee.state.errors, expected.errors)
             assert trainee.state.mean_error == expected.mean_error
@@ -89,6 +90,7 @@ def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events):
             }
     trainee.observe(0.125)
     every = np.concatenate([chunk.maximum for chunk in trainee.record.observations()])
-    assert len(every) == trainee.step
-    np.testing.assert_array_equal(every[-TRAINING.window :], trainee.state.errors)
+    assert len(every) == trainee.step + 1
+    steps = errors_of_steps(every, len(every), beads, TRAINING.bead_reduction)
+    np.testing.assert_array_equal(steps[-TRAINING.window :], trainee.state.errors)
     trainee.record.close()

@@ -1,0 +1,101 @@
+"""Whether a run's training has converged: what is counted for it, and when it is declared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from anharm.configuration import TrainingSection
+from anharm.server.beads import BeadCounts
+from anharm.server.convergence import Convergence, assess_convergence
+from anharm.server.convergence_record import has_converged, note_convergence
+from anharm.server.decision import TrajectoryState
+from anharm.server.progress import ErrorHistory
+from anharm.server.record import Record
+
+_EVERY = 10  # steps between judgements
+
+
+class ConvergenceJudge:
+    """Counts steps and refits since a label was last wanted, and the errors of each model.
+
+    Parameters
+    ----------
+    record : Record
+        Of the run, which may go on from an earlier part.
+    settings : TrainingSection
+    beads : BeadCounts
+        Steps are of the ring polymer, errors are averaged over all its beads.
+    states : mapping of TrajectoryState
+        By trajectory.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        settings: TrainingSection,
+        beads: BeadCounts,
+        states: Mapping[str, TrajectoryState],
+    ) -> None:
+        self._record, self._settings, self._beads = record, settings, beads
+        self._history = ErrorHistory.from_record(record)
+        self._evaluations = Counter(_fewest_since_label(states))
+        self._refits = -1  # the next one is for the label that was wanted last
+        self.convergence = Convergence(False, "No step has been made yet.")
+        self.has_converged = has_converged(record, settings)
+
+    @property
+    def reason(self) -> str:
+        """The last judgement in words."""
+        return self.convergence.reason
+
+    @property
+    def steps_since_label(self) -> int:
+        """Steps of all trajectories since a label was last wanted, other than for an audit."""
+        return sum(count // self._beads.of(name) for name, count in self._evaluations.items())
+
+    def count(self, trajectory: str) -> None:
+        """Note that a trajectory went on by an evaluation."""
+        self._evaluations[trajectory] += 1
+
+    def observe(self, version: int, step: int, error: float) -> None:
+        """Note the error of an evaluation, eV/Angstrom."""
+        self._history.observe(version, step, error)
+
+    def label_wanted(self) -> None:
+        """Note that a label is wanted; audits do not count: they check, and ask for no more."""
+        self._evaluations.clear()
+        self._refits = -1
+
+    def refitted(self, version: int, n_labels: int) -> None:
+        """Note a new model version."""
+        self._refits += 1
+        self._history.refitted(version, n_labels)
+
+    def declares(self, n_steps: int) -> str:
+        """Judge what has been observed; what to log if training has converged just now, or "".
+
+        Parameters
+        ----------
+        n_steps : int
+            So far.
+        """
+        steps = self.steps_since_label
+        if steps % _EVERY:
+            return ""
+        shortest = max(1, self._settings.minimum_interval) * self._beads.largest
+        self.convergence = assess_convergence(
+            self._history.refits(shortest), steps, self._settings, self._refits
+        )
+        if not self.convergence.converged:
+            return ""
+        self.has_converged = True
+        note_convergence(self._record, self._settings, n_steps, self.reason)
+        return f"training converged at step {n_steps}: {self.reason}"
+
+
+def _fewest_since_label(states: Mapping[str, TrajectoryState]) -> dict[str, int]:
+    """Evaluations since its last label of the trajectory that has made the fewest steps since."""
+    counts = {n: (s.last_step or 0) - (s.last_label_step or 0) for n, s in states.items()}
+    name = min(counts, key=lambda n: counts[n] // states[n].beads, default=None)
+    return {} if name is None else {name: counts[name]}
