@@ -101,6 +101,8 @@ def numbers(path: Path) -> np.ndarray:
 
 FORCES = ("positions{angstrom} </trajectory>", "positions{angstrom} </trajectory>"
           "<trajectory filename='for' stride='1' format='xyz'> forces </trajectory>")  # fmt: skip
+ARRAY = ("<checkpoint", "<trajectory filename='force_std' stride='1' extra_type='force_std'>"
+         " extras </trajectory><checkpoint")  # fmt: skip
 BEADS = ("nbeads='1'", "nbeads='4'")
 RING_POLYMER = ("mode='langevin'", "mode='pile_l'")
 
@@ -108,7 +110,7 @@ RING_POLYMER = ("mode='langevin'", "mode='pile_l'")
 @pytest.mark.parametrize(
     ("beads", "edits"),
     [
-        (1, [("extras: force_std_max", "extras: force_std_max force_std committee_pot")]),
+        (1, [("extras: force_std_max", "extras: force_std_max force_std committee_pot"), ARRAY]),
         (4, [BEADS, RING_POLYMER, ("</parameters>", "</parameters><batch_size> 4 </batch_size>")]),
     ],
 )
@@ -126,11 +128,15 @@ def test_inside_i_pi_and_over_a_socket_the_numbers_are_the_same_to_the_last_bit(
         assert code == 0, said
         assert engine.wait(PATIENCE) == 0
     found = sorted(one.name for one in job.glob("direct.*_*"))
-    assert len(found) == 3 * beads  # positions, forces and errors of each bead
+    assert len(found) == (4 if beads == 1 else 12)  # positions, forces and errors of each bead
     for one in ["direct.out", *found]:
         direct, socket = ((job / name).read_text() for name in (one, "socket" + one[6:]))
         assert direct == socket
-    assert len(set(numbers(job / "direct.force_std_max_0"))) == 11
+    largest = numbers(job / "direct.force_std_max_0")
+    assert len(set(largest)) == 11
+    if beads == 1:
+        every = numbers(job / "direct.force_std_0").reshape(11, 64 * 3)
+        np.testing.assert_allclose(every.max(axis=1), largest, rtol=1e-8)
 
 
 def test_errors_are_not_computed_unless_they_are_sent(start, job) -> None:
