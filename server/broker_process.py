@@ -20,6 +20,7 @@ from anharm.server.broker_socket import broker_socket, send_to
 from anharm.server.convergence_record import has_converged
 from anharm.server.engine_runs import bead_counts, ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
+from anharm.server.given_labels import take_given_labels
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.labelling import (
     AttemptFailed,
@@ -76,9 +77,12 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
     ideal = ideal_configuration(engines, system)
     initial = InitialConfigurations.of(configuration, engines, system, ideal)
     with open_record(configuration, ideal, directory, resume) as record:
-        record.set_metadata(
-            {"symbols": " ".join(engines[0].engine.structure.get_chemical_symbols())}
-        )
+        symbols = engines[0].engine.structure.get_chemical_symbols()
+        record.set_metadata({"symbols": " ".join(symbols)})
+        given = configuration.training.initial_labels
+        if given is not None:
+            limit = configuration.crystal.maximum_displacement
+            take_given_labels(record, given, symbols, system, limit)
         beads = bead_counts(engines)
         record.set_metadata(beads.as_metadata())
         _BrokerProcess(configuration, initial, system, record, beads).run()

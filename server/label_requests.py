@@ -76,7 +76,7 @@ class LabelRequests:
     @property
     def n_taken(self) -> int:
         """Labels that count towards the budget: those that training has asked for."""
-        return self.learner.n_labels - self.learner.n_harvested + len(self._pending)
+        return self.learner.n_paid + len(self._pending)
 
     def ask_interrupted(self) -> None:
         """Ask again for the labels that an earlier part of the run did not receive.

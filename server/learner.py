@@ -161,7 +161,7 @@ class Learner:
         )
         self._trainer = Trainer(system.expansion, maximum_displacement, targets)
         self._label_ids: list[int] = []
-        self.n_harvested = 0  # of the labels learnt, those that training did not ask for
+        self.n_paid = 0  # of the labels learnt, those that training asked for
         self._energy_zero: EnergyZero | None = None
         self._has_foreign_labels = False
         self._force_field: ForceField | None = None
@@ -298,7 +298,7 @@ class Learner:
             virial=label.answer.virial if counts else None,
         )
         self._label_ids.append(label.id)
-        self.n_harvested += label.request.is_harvested
+        self.n_paid += label.request.is_paid
 
     def _load_latest(self) -> None:
         """Take up the latest model version of an earlier run, or fit again if its file is lost."""

@@ -36,5 +36,5 @@ def _as_atoms(label: Label, symbols: Sequence[str]) -> ase.Atoms:
         # ASE's stress is dE/dstrain per volume, the virial is -dE/dstrain.
         results["stress"] = -answer.virial / atoms.get_volume()
     atoms.calc = SinglePointCalculator(atoms, **results)
-    atoms.info.update(label=label.id, reason=request.reason)
+    atoms.info.update(label=label.id, reason=request.reason, program=answer.program)
     return atoms

@@ -14,7 +14,9 @@ import numpy as np
 
 SCHEMA_VERSION = 2
 
-HARVESTED = "harvested"  # how the reason of a request begins that training did not make
+# How the reason of a request begins that training did not make.
+HARVESTED = "harvested"  # of what only the dynamics needs
+GIVEN = "given"  # of what the user has from an earlier run
 
 RequestState = Literal["queued", "running", "labelled", "failed", "quarantined"]
 
@@ -97,9 +99,14 @@ class Request:
         return self.reason.startswith(HARVESTED)
 
     @property
+    def is_paid(self) -> bool:
+        """Whether it counts towards the budget of training."""
+        return not self.reason.startswith((HARVESTED, GIVEN))
+
+    @property
     def origin(self) -> str:
-        """Where a request comes from that no decision has made: "harvested" or "initial"."""
-        return HARVESTED if self.is_harvested else "initial"
+        """Where a request comes from that no decision made: "harvested", "given" or "initial"."""
+        return "initial" if self.is_paid else self.reason.split()[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 from anharm.server.beads import BeadCounts
 from anharm.server.energy_zero import count_programs
 from anharm.server.record import Record
+from anharm.server.record_schema import GIVEN
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Summary:
         training window), eV/Angstrom.
     label_rmse : tuple of float
         Force RMSE of each of them before it was learnt, in their order, eV/Angstrom.
+    given : int
+        Labels of an earlier run.
     harvested : int
         Answers of the reference that i-PI itself wanted, and that are labels, too.
     harvested_rmse : float or None
@@ -53,6 +56,7 @@ class Summary:
     error_start: float | None
     error_end: float | None
     label_rmse: tuple[float, ...]
+    given: int
     harvested: int
     harvested_rmse: float | None
     converged: str
@@ -87,7 +91,7 @@ def summarise(directory: Path, window: int) -> Summary:
         steps = {(name, number // beads.of(name)) for name, number in evaluations}
         models = record.models()
         labels = list(record.labels())
-        asked = [label for label in labels if not label.request.is_harvested]
+        asked = [label for label in labels if label.request.is_paid]
         harvested = [
             label.prediction.force_rmse
             for label in labels
@@ -102,7 +106,8 @@ def summarise(directory: Path, window: int) -> Summary:
             error_start=float(errors[:average].mean()) if len(errors) else None,
             error_end=float(errors[-average:].mean()) if len(errors) else None,
             label_rmse=tuple(one.prediction.force_rmse for one in asked if one.prediction),
-            harvested=len(labels) - len(asked),
+            harvested=sum(label.request.is_harvested for label in labels),
+            given=sum(label.request.origin == GIVEN for label in labels),
             harvested_rmse=float(np.sqrt(np.mean(np.square(harvested)))) if harvested else None,
             converged=known.get("converged", ""),
             converged_step=int(known["converged_step"]) if "converged_step" in known else None,
@@ -139,6 +144,8 @@ def format_summary(summary: Summary, directory: Path) -> str:
             f"force RMSE of labels     {rmse[0]:.4f} eV/A (first) to {rmse[-1]:.4f} eV/A (last) "
             "before they were learnt"
         )
+    if summary.given:
+        lines.append(f"given                    {summary.given} labels of an earlier run")
     if summary.harvested:
         rmse_text = (
             f"; force RMSE of the model {summary.harvested_rmse:.4f} eV/A"
