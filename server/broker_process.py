@@ -20,7 +20,7 @@ from anharm.server.broker_socket import broker_socket, send_to
 from anharm.server.convergence_record import has_converged
 from anharm.server.engine_runs import bead_counts, ideal_configuration, read_engine_runs
 from anharm.server.flood_limit import FloodLimit
-from anharm.server.given_labels import take_given_labels
+from anharm.server.given_labels import commit_given_labels, read_given_labels
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.labelling import (
     AttemptFailed,
@@ -75,14 +75,13 @@ def run_broker(configuration: RunConfiguration, resume: bool) -> None:
     system = build_system(configuration)
     directory = configuration.run.directory
     ideal = ideal_configuration(engines, system)
+    symbols = engines[0].engine.structure.get_chemical_symbols()
+    file, limit = configuration.training.initial_labels, configuration.crystal.maximum_displacement
+    given = [] if file is None else read_given_labels(file, symbols, system, limit)
     initial = InitialConfigurations.of(configuration, engines, system, ideal)
     with open_record(configuration, ideal, directory, resume) as record:
-        symbols = engines[0].engine.structure.get_chemical_symbols()
         record.set_metadata({"symbols": " ".join(symbols)})
-        given = configuration.training.initial_labels
-        if given is not None:
-            limit = configuration.crystal.maximum_displacement
-            take_given_labels(record, given, symbols, system, limit)
+        commit_given_labels(record, given)
         beads = bead_counts(engines)
         record.set_metadata(beads.as_metadata())
         _BrokerProcess(configuration, initial, system, record, beads).run()

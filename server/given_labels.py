@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from ase import Atoms
 
 from anharm.errors import ConfigurationError, ModelError
 from anharm.model import Trainer
+from anharm.model.crystal import FloatArray
 from anharm.model.training import virial_of_stress
 from anharm.server.learner import System
 from anharm.server.record import Answer, Record
@@ -16,18 +19,23 @@ from anharm.server.record_schema import GIVEN
 from anharm.structures import read_structures
 
 
-def take_given_labels(
-    record: Record,
-    path: Path,
-    symbols: list[str],
-    system: System,
-    maximum_displacement: float | None,
-) -> int:
-    """Commit the labels of a file to the record, unless they are there; return their number.
+@dataclass(frozen=True, eq=False)
+class GivenLabel:
+    """A configuration (Angstrom, rows are lattice vectors) with its label, and where it is from."""
+
+    positions: FloatArray
+    cell: FloatArray
+    answer: Answer
+    reason: str
+
+
+def read_given_labels(
+    path: Path, symbols: list[str], system: System, maximum_displacement: float | None
+) -> list[GivenLabel]:
+    """Read the labels of a file, and check that the model can learn them.
 
     Parameters
     ----------
-    record : Record
     path : Path
         Extended XYZ with energy and forces, and stress if there is one, as `anharm labels --xyz`
         writes it.
@@ -40,24 +48,28 @@ def take_given_labels(
     Raises
     ------
     ConfigurationError
-        If the file, or one of its structures, cannot be used; nothing is committed then.
+        If the file, or one of its structures, cannot be used.
     """
-    structures = read_structures(path)
     trainer = Trainer(system.expansion, maximum_displacement)
-    answers = []
-    for number, atoms in enumerate(structures, start=1):
+    labels = []
+    for number, atoms in enumerate(read_structures(path), start=1):
         try:
-            answers.append(_check(atoms, symbols, trainer))
+            answer = _check(atoms, symbols, trainer)
         except ModelError as error:
             raise ConfigurationError(
                 f"training.initial_labels: structure {number} of {path}: {error}"
             ) from error
-    for atoms, answer in zip(structures, answers, strict=True):
         reason = f"{GIVEN} in {path.name}"
-        request = record.request_for(atoms.positions, np.array(atoms.cell[:]), reason)
+        labels.append(GivenLabel(atoms.positions, np.array(atoms.cell[:]), answer, reason))
+    return labels
+
+
+def commit_given_labels(record: Record, labels: Sequence[GivenLabel]) -> None:
+    """Commit labels to the record, unless they are there."""
+    for label in labels:
+        request = record.request_for(label.positions, label.cell, label.reason)
         if request.state != "labelled":
-            record.add_label(request.id, answer)
-    return len(structures)
+            record.add_label(request.id, label.answer)
 
 
 def _check(atoms: Atoms, symbols: list[str], trainer: Trainer) -> Answer:

@@ -8,6 +8,8 @@ import signal
 import numpy as np
 import pytest
 
+from anharm.server.record import Record
+
 PATIENCE = 240.0
 N_ATOMS = 8
 
@@ -115,6 +117,27 @@ def test_kept_labels_are_learnt_when_the_run_is_resumed_to_learn(mts):
         first, *_, last = record.models()
         assert len(first.labels) == 4
         assert len(last.labels) == record.label_count() >= 4 + 21 + 2
+
+
+def test_labels_of_one_run_are_the_beginning_of_another(mts):
+    """All that was harvested makes the frozen model of the next run, which computes no others."""
+    assert mts.run(within=PATIENCE).code == 0
+    words = "labels", str(mts.directory), "--xyz", str(mts.folder / "labels.xyz")
+    assert mts.command(*words).code == 0
+    mts.set(
+        training__initial_labels="labels.xyz",
+        training__initial_configurations=0,
+        training__budget=1,
+        run__directory="runs/again",
+    )
+    ended = mts.run(within=PATIENCE, name="again")
+    assert ended.code == 0, ended.err
+    assert "25 labels of an earlier run" in ended.out
+    with Record.open(mts.folder / "runs" / "again", read_only=True) as record:
+        (model,) = record.models()
+        origins = [label.request.origin for label in record.labels()]
+    assert len(model.labels) == 25
+    assert origins == ["given"] * 25 + ["harvested"] * 20  # the first step is known already
 
 
 def test_by_hand_in_any_order(mts):
