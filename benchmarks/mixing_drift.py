@@ -2,11 +2,13 @@
 docs/mixing.md.
 
     python benchmarks/mixing_drift.py [--folder FOLDER] [--scale 1.0] [--cases NAME ...]
-                                      [--only-table]
+                                      [--stand-in] [--learn] [--only-table]
 
 Silicon, 8 atoms, pw.x (inputs/mixing/silicon), NVE from the same velocities. All cases are i-PI
 runs of one `anharm run`, so that they have the same frozen model and share pw.x. `--scale`
 multiplies the lengths of all runs; `--only-table` reads what an earlier call left in the folder.
+With `--stand-in` the Tersoff potential takes the place of DFT, in 64 atoms (inputs/si), where the
+model reaches beyond nearest neighbours. With `--learn` the model learns what is harvested at once.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from anharm.server.engine_properties import read_properties
 from anharm.server.record import Record
 
 INPUTS = Path(__file__).parents[1] / "inputs" / "mixing"
-N_ATOMS = 8
+SILICON = INPUTS.parent / "si"
 MILLI = 1000.0
 MTS = (
     "<force forcefield='anharm'> <mts_weights> [ -1, 1 ] </mts_weights> </force>"
@@ -121,15 +123,28 @@ def write_input(case: Case, name: str, folder: Path, scale: float) -> Path:
     return path
 
 
-def run(names: list[str], folder: Path, scale: float) -> None:
+def run(names: list[str], folder: Path, scale: float, stand_in: bool, learn: bool) -> None:
     """All cases in one `anharm run`."""
-    for file in ("silicon/primitive.xyz", "silicon/pw.in", "multiple-time-stepping/init.xyz"):
-        shutil.copy(INPUTS / file, folder)
     inputs = [write_input(CASES[name], name, folder, scale).name for name in names]
     text = (INPUTS / "multiple-time-stepping" / "run.toml").read_text()
     text = text.replace('"input.xml"', str(inputs).replace("'", '"')).replace("../silicon/", "")
     text = text.replace("anharm-mixing-mts", f"drift-{os.getpid()}")
     text = re.sub(r'directory = ".*"', 'directory = "run"', text)
+    if learn:
+        text = text.replace('harvest = "keep"', 'harvest = "learn"')
+    if stand_in:
+        files = [SILICON / "primitive.xyz", SILICON / "init.xyz"]
+        model = (SILICON / "run.toml").read_text()
+        for key in ("supercell", "cutoffs"):
+            line = next(line for line in model.splitlines() if line.startswith(key))
+            text = re.sub(rf"(?m)^{key} = .*$", line, text)
+        calculator = '[reference.calculator]\nname = "tersoff-silicon"\n\n[run]'
+        text = re.sub(r"(?s)\[reference\].*\[run\]", calculator, text)
+    else:
+        names_of_files = "silicon/primitive.xyz", "silicon/pw.in", "multiple-time-stepping/init.xyz"
+        files = [INPUTS / name for name in names_of_files]
+    for file in files:
+        shutil.copy(file, folder)
     (folder / "run.toml").write_text(text)
     words = [sys.executable, "-m", "anharm", "run", str(folder / "run.toml")]
     if subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode:
@@ -142,6 +157,7 @@ def table(names: list[str], folder: Path) -> None:
         calls = Counter(request.reason.split()[-1] for request in record.requests())
         n_initial = sum(label.request.reason.startswith("initial") for label in record.labels())
         rmse = [label.prediction.force_rmse for label in record.labels() if label.prediction]
+        n_atoms = len(record.request(1).positions)
         rms = [np.sqrt(np.mean(label.answer.forces**2)) for label in record.labels()]
     print(
         f"model from {n_initial} labels; its force RMSE on all that was harvested "
@@ -153,7 +169,7 @@ def table(names: list[str], folder: Path) -> None:
     for name in names:
         case = CASES[name]
         (found,) = read_properties(folder / "run", f"{name}/{name}.xml", ["time", "conserved"])
-        time, energy = found.columns["time"], found.columns["conserved"] / N_ATOMS * MILLI
+        time, energy = found.columns["time"], found.columns["conserved"] / n_atoms * MILLI
         drift, error, rms_deviation = fit_line(time, energy)
         n_calls = calls[f"{name}-dft"]
         print(
@@ -178,12 +194,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--stand-in", action="store_true")
+    parser.add_argument("--learn", action="store_true")
     parser.add_argument("--only-table", action="store_true")
     words = parser.parse_args()
     folder = words.folder or Path(tempfile.mkdtemp(prefix="mixing-drift-"))
     if not words.only_table:
         folder.mkdir(parents=True, exist_ok=True)
-        run(words.cases, folder, words.scale)
+        run(words.cases, folder, words.scale, words.stand_in, words.learn)
     table(words.cases, folder)
 
 
