@@ -8,7 +8,9 @@ from ase.calculators.calculator import all_changes
 
 from anharm.clients.calculators import make_calculator
 from anharm.configuration import load_configuration
+from anharm.model.sites import assign_sites
 from anharm.server.decision import Decision
+from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabelReceived
 from anharm.server.labelling_events import Result
@@ -46,7 +48,9 @@ class Desk:
         (directory / "primitive.xyz").write_text(PRIMITIVE)
         (directory / "run.toml").write_text(RUN)
         self.directory = directory
-        self.system = build_system(load_configuration(directory / "run.toml"))
+        configuration = load_configuration(directory / "run.toml")
+        self.settings = configuration.training
+        self.system = build_system(configuration)
         self.atoms = self.system.supercell.to_atoms()
         self.cell = np.array(self.atoms.cell[:])
         self.ideal = Configuration(self.cell, self.system.supercell.positions)
@@ -60,7 +64,9 @@ class Desk:
             self.system, self.record, self.directory / "run", learns_harvested=learns_harvested
         )
         labelling = self.dispatcher.server
-        self.labels = LabelRequests(self.record, self.learner, labelling, self.ideal, 2)
+        sites = assign_sites(self.system.supercell, self.ideal.positions)
+        initial = InitialConfigurations(self.settings, self.ideal, sites, None)
+        self.labels = LabelRequests(self.record, self.learner, labelling, initial, 2)
         self.relays = Relays(self.labels, self.record, len(self.atoms))
 
     def positions(self, seed: int) -> np.ndarray:
@@ -185,7 +191,7 @@ def test_after_a_restart_only_what_training_wants_is_asked_for_again(desk):
     for name in ("client 1", "client 2"):
         server.answered(name, Result(desk.evaluate(0), 0.1))  # to a broker that has died
     desk.open()
-    desk.labels.ask_initial(0, 0.1, 0)
+    desk.labels.ask_interrupted()
     assert server.take("client 1").request_id == 2 and not server.has_work()
     assert (len(desk.labels), desk.labels.n_open) == (1, 1)
 
