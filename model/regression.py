@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, qr, solve_triangular
@@ -130,7 +131,8 @@ def maximise_evidence(
     Fixed-point iteration of MacKay, Neural Computation 4, 415 (1992), Eqs. 3.22-3.25, with one
     prior precision per group and one noise precision per kind of target: alpha_g = gamma_g /
     |m_g|^2, gamma_g = M_g - alpha_g tr S_gg, beta_k = (n_k - gamma_k) / |t_k - Phi_k m|^2,
-    gamma_k = beta_k tr S Phi_k^T Phi_k.
+    gamma_k = beta_k tr S Phi_k^T Phi_k. Groups from 3 on are orders of a Taylor series, which is
+    supposed to converge: no order's prior allows larger forces than that of the order below.
 
     Parameters
     ----------
@@ -215,6 +217,7 @@ def _improved(
         value = max(gammas[g], 1e-12) / max(norm, 1e-300)
         limits = start.prior[g] / _PRECISION_RANGE, start.prior[g] * _PRECISION_RANGE
         prior[g] = start.prior[g] if g == FREE else float(np.clip(value, *limits))
+    prior = _of_converging_series(prior, start.prior)
     shares = _shares(solution, statistics, precisions, sum(gammas.values()))
     noise = {}
     for kind, one in statistics.items():
@@ -226,6 +229,20 @@ def _improved(
             residual += _PSEUDO_TARGETS * noise_ratios[kind] ** 2 / precisions.noise["forces"]
         noise[kind] = min(free / max(residual, 1e-300), largest)
     return _Precisions(prior, noise)
+
+
+def _of_converging_series(prior: dict[int, float], scales: dict[int, float]) -> dict[int, float]:
+    """Prior precisions that let no order give larger forces than the one below, from the third on.
+
+    `scales` are precisions at which each order would explain all targets by itself. With few
+    labels of a strongly anharmonic crystal the evidence alone prefers huge parameters of the
+    highest orders to the third order, which explains these labels and no others.
+    """
+    found = dict(prior)
+    orders = sorted(group for group in prior if group >= 3)
+    for lower, order in pairwise(orders):
+        found[order] = max(found[order], found[lower] * scales[order] / scales[lower])
+    return found
 
 
 def _shares(

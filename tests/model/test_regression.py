@@ -170,6 +170,17 @@ def test_a_group_that_explains_nothing_is_switched_off_and_breaks_nothing() -> N
     assert posterior.effective_parameters[5] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("strongest", [3, 4, 5])
+def test_no_anharmonic_order_may_give_more_force_than_the_one_below(strongest: int) -> None:
+    rows, _, truth = problem(n=12, m=12, seed=4)
+    groups = np.repeat([2, 3, 4, 5], 3)
+    rows *= np.repeat([1.0, 0.3, 0.1, 0.03], 3)
+    targets = rows @ np.where((groups == 2) | (groups == strongest), truth, 0.0)
+    found = maximise_evidence(statistics_of(rows, targets), groups).prior_precisions
+    shares = [np.sum(rows[:, groups == g] ** 2) / found[g] for g in (3, 4, 5)]
+    assert shares[0] >= 0.999 * shares[1] >= 0.998 * shares[2]
+
+
 def test_samples_have_the_mean_and_covariance_of_the_posterior() -> None:
     posterior = fit(*problem(n=60, m=5, noise=1.0)[:2])
     samples = posterior.samples(40_000, seed=5)

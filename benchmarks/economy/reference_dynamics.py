@@ -1,0 +1,131 @@
+"""Molecular dynamics of the reference itself: the test set, and the gold standard's labels.
+
+Two time steps (r-RESPA, Tuckerman et al., J. Chem. Phys. 97, 1990 (1992)): a model of four labels
+moves the atoms, and every `outer` steps the atoms get the momentum that the difference between the
+reference and the model gives. What is sampled is the reference's own dynamics for any such model; a
+good one only lets the outer step be longer. outer = 1 is plain velocity Verlet with the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+from economy.materials import Material
+
+from anharm.model import ForceField, Trainer
+from anharm.model.thermal_displacements import guess_phonons, let_move, thermal_phonons
+
+FRICTION = 0.01  # 1/fs
+EQUILIBRATION = 1000.0  # fs
+TEST_FRACTION = 0.4  # of the stored configurations, the last ones
+GAP = 200.0  # fs left out between both parts
+N_LABELS = 4  # of the model between the outer steps
+SEED = 2026
+
+
+def reference_dynamics(material: Material, path: Path) -> list[Atoms]:
+    """Configurations of the reference's dynamics with energy, forces and stress.
+
+    Read from `path` where they exist, otherwise computed (Langevin) and written there.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        for frame in _compute(material):
+            ase.io.write(part, frame, format="extxyz", append=True)
+        part.rename(path)
+    read: list[Atoms] = ase.io.read(path, ":", format="extxyz")
+    return read
+
+
+def labelled(ideal: Atoms, displacements: np.ndarray, calculator: object) -> Atoms:
+    """A displaced crystal with the reference's energy, forces and stress."""
+    atoms = ideal.copy()
+    atoms.positions += displacements
+    atoms.calc = calculator
+    atoms.calc = SinglePointCalculator(
+        atoms,
+        energy=float(atoms.get_potential_energy()),
+        forces=np.array(atoms.get_forces(), dtype=float),
+        stress=np.array(atoms.get_stress(), dtype=float),
+    )
+    return atoms
+
+
+def _compute(material: Material) -> Iterator[Atoms]:
+    random = np.random.default_rng(SEED)
+    calculator, ideal = material.reference(), material.ideal()
+    force_field, moved = _first_model(material, calculator, ideal, random)
+    masses = ideal.get_masses()[:, None] / units.fs**2
+    velocities = random.standard_normal(moved.shape)
+    velocities *= np.sqrt(units.kB * material.temperature / masses)
+    outer_step = material.outer * material.timestep
+    frame = labelled(ideal, moved, calculator)
+    n_first = round(EQUILIBRATION / outer_step)
+    for number in range(1 - n_first, material.reference_frames * material.reference_stride + 1):
+        kick = outer_step / 2 / masses
+        velocities += kick * (frame.get_forces() - _forces(force_field, moved))
+        for _ in range(material.outer):
+            moved, velocities = _inner(force_field, material, masses, moved, velocities, random)
+        frame = labelled(ideal, moved, calculator)
+        velocities += kick * (frame.get_forces() - _forces(force_field, moved))
+        if number > 0 and number % material.reference_stride == 0:
+            frame.info["time_fs"] = number * outer_step
+            yield frame
+
+
+def _inner(
+    force_field: ForceField,
+    material: Material,
+    masses: np.ndarray,
+    moved: np.ndarray,
+    velocities: np.ndarray,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of Langevin dynamics (BAOAB) in the model; the centre of mass rests."""
+    step, damping = material.timestep, np.exp(-FRICTION * material.timestep)
+    velocities = velocities + step / 2 * _forces(force_field, moved) / masses
+    moved = moved + step / 2 * velocities
+    noise = np.sqrt((1 - damping**2) * units.kB * material.temperature / masses)
+    velocities = damping * velocities + noise * random.standard_normal(moved.shape)
+    velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+    moved = moved + step / 2 * velocities
+    return moved, velocities + step / 2 * _forces(force_field, moved) / masses
+
+
+def _forces(force_field: ForceField, moved: np.ndarray) -> np.ndarray:
+    centred = moved - moved.mean(axis=0)
+    found: np.ndarray = force_field.predict(centred[None], errors=False, virial=False).forces[0]
+    return found
+
+
+def _first_model(
+    material: Material, calculator: object, ideal: Atoms, random: np.random.Generator
+) -> tuple[ForceField, np.ndarray]:
+    """A model of a few thermal configurations, and one more to start from."""
+    supercell = material.crystal_supercell()
+    trainer = Trainer(material.expansion())
+    moved = guess_phonons(supercell).draw(material.temperature, 1, random)[0]
+    for _ in range(N_LABELS):
+        atoms = labelled(ideal, moved, calculator)
+        trainer.add(
+            atoms.cell[:], atoms.positions, atoms.get_forces(), atoms.get_potential_energy()
+        )
+        force_field = ForceField(trainer.fit(), supercell)
+        phonons = thermal_phonons(force_field.model, supercell)
+        drawn = phonons.draw(material.temperature, 1, random)[0]
+        moved = let_move(force_field, phonons, drawn, material.temperature, random, 1.0)
+    return force_field, moved
+
+
+def split(material: Material, frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
+    """The gold standard's pool (first part) and the test set (last part), with a gap between."""
+    n_test = round(TEST_FRACTION * len(frames))
+    gap = round(GAP / (material.timestep * material.outer * material.reference_stride))
+    return frames[: -n_test - gap], frames[-n_test:]
