@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,14 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
 from anharm.configuration import load_configuration
-from anharm.model import Crystal, StructurePredictor, Supercell, fit_structures
+from anharm.model import (
+    BayesianModel,
+    Crystal,
+    StructurePredictor,
+    Supercell,
+    fit_structures,
+    load_model,
+)
 from anharm.model.deformation import (
     checked_deformation,
     identify_strained_supercell,
@@ -39,11 +47,11 @@ from anharm.model.deformation import (
 )
 from anharm.model.sites import assign_sites
 from anharm.server.learner import build_expansion_of
+from anharm.server.record import Record
 
 FloatArray = NDArray[np.float64]
 BINS = 6
 INTERVALS = {0.68: 1.0, 0.95: 1.96}
-MOST_MODELS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,28 +88,43 @@ class Comparison:
         return float(np.mean(np.abs(self.z) < INTERVALS[interval]))
 
 
-def compare(folder: Path) -> tuple[list[Comparison], FloatArray, float]:
+def compare(
+    folder: Path, most: int, directory: Path | None
+) -> tuple[list[Comparison], FloatArray, float]:
     """Comparisons of all models, displacements of the atoms of all frames, and the rms force."""
-    run = load_configuration(folder / "run.toml")
-    labels = ase.io.read(folder / "labels.xyz.gz", ":", format="extxyz")
     frames = ase.io.read(folder / "frames.xyz.gz", ":", format="extxyz")
-    expansion = build_expansion_of(run, "fit", len(frames[0]), len(labels))
-    first = sum(label.info["reason"].startswith("initial") for label in labels)
-    sizes = np.unique(np.linspace(first, len(labels), MOST_MODELS).astype(int))
     found = []
-    for size in sizes:
-        predictor = StructurePredictor(fit_structures(expansion, labels[:size]))
-        found.append(compare_model(predictor, size, frames))
-    displacements = np.array([displacement_of(frame, expansion.crystal) for frame in frames])
+    for size, model in models_of_run(directory, most) if directory else refits(folder, most):
+        found.append(compare_model(StructurePredictor(model), size, frames))
+    crystal = model.expansion.crystal
+    displacements = np.array([displacement_of(frame, crystal) for frame in frames])
     rms = float(np.sqrt(np.mean([np.mean(frame.get_forces() ** 2) for frame in frames])))
     return found, displacements, rms
+
+
+def refits(folder: Path, most: int) -> Iterator[tuple[int, BayesianModel]]:
+    """Models of the first labels of a folder, as many as the initial ones, and so on to all."""
+    labels = ase.io.read(folder / "labels.xyz.gz", ":", format="extxyz")
+    run = load_configuration(folder / "run.toml")
+    expansion = build_expansion_of(run, "fit", len(labels[0]), len(labels))
+    first = sum(label.info["reason"].startswith("initial") for label in labels)
+    for size in np.unique(np.linspace(first, len(labels), most).astype(int)):
+        yield int(size), fit_structures(expansion, labels[:size])
+
+
+def models_of_run(directory: Path, most: int) -> Iterator[tuple[int, BayesianModel]]:
+    """The models of a run directory, evenly chosen."""
+    with Record.open(directory, read_only=True) as record:
+        models = record.models()
+    for index in np.unique(np.linspace(0, len(models) - 1, most).astype(int)):
+        yield len(models[index].labels), load_model(directory / models[index].path)
 
 
 def compare_model(predictor: StructurePredictor, size: int, frames: list[Atoms]) -> Comparison:
     """One model on all frames."""
     answers = [predictor.predict(frame) for frame in frames]
     return Comparison(
-        int(size),
+        size,
         float(np.mean([answer["force_std"].max() for answer in answers])),
         np.array([a["forces"] - f.get_forces() for a, f in zip(answers, frames, strict=True)]),
         np.array([answer["force_std_predictive"] for answer in answers]),
@@ -187,6 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--models", type=int, default=15, help="at most so many of each training")
+    parser.add_argument("--run", type=Path, help="take the models of this run directory instead")
     words = parser.parse_args()
     words.output.mkdir(parents=True, exist_ok=True)
     print(
@@ -196,7 +221,7 @@ def main() -> None:
     print_later = []
     for folder in words.folders:
         name = f"{folder.resolve().parent.name} {folder.resolve().name}"
-        models, displacements, rms = compare(folder)
+        models, displacements, rms = compare(folder, words.models, words.run)
         last = models[-1]
         rms_z = np.sqrt(np.mean(last.z**2))
         numbers = f"{last.coverage(0.68):.3f} | {last.coverage(0.95):.3f} | {rms_z:.2f}"
