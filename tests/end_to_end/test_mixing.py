@@ -96,6 +96,20 @@ def test_the_broker_and_a_relay_may_be_killed(mts):
     mts.expect_no_process()
 
 
+def test_an_i_pi_that_is_tired_of_waiting_gets_its_answer_all_the_same(mts):
+    """It drops the relay after its <timeout>; who comes back has the answer from the record."""
+    mts.slow_labels(3.0)
+    mts.set(training__initial_configurations=1)
+    mts.set_steps(1)
+    mts.edit(
+        "input.xml", ("<latency> 1e-3 </latency>", "<latency>1e-3</latency><timeout>1</timeout>")
+    )
+    ended = mts.run(within=PATIENCE)
+    assert ended.code == 0, ended.err
+    assert len(harvested(mts)) == 2 and len(column(mts, "time")) == 2
+    assert "imeout" in (mts.directory / "logs" / "i-pi.log").read_text()
+
+
 def test_harvested_labels_teach_the_model_where_asked(mts):
     """They cost nothing, so they do not count towards the budget."""
     mts.set(training__harvest="learn", training__budget=4)
