@@ -115,8 +115,12 @@ class BrokerLink:
         RunEnded, RunFailed
             If the broker ends the run, or has been silent for too long.
         """
-        self._socket.send(encode(message))
+        self.tell(message)
         return self.receive()
+
+    def tell(self, message: Message) -> None:
+        """Send a message, whose answer `receive` returns."""
+        self._socket.send(encode(message))
 
     def receive(self) -> Message:
         """The broker's next message other than `Waiting`; raises as `ask` does."""

@@ -30,6 +30,10 @@ class Placed:
     displacements: FloatArray
     deformation: FloatArray | None
 
+    def __getitem__(self, chosen: slice) -> Placed:
+        """Some of the configurations."""
+        return Placed(self.displacements[chosen], self.deformation)
+
 
 class Evaluator:
     """Evaluates configurations in i-PI's order of atoms.

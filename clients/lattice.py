@@ -20,7 +20,6 @@ from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
 from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
 from anharm.wire.messages import (
-    LARGEST_BATCH,
     ConfigurationSent,
     Message,
     NewModel,
@@ -34,6 +33,7 @@ from anharm.wire.messages import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_CHOICE = ExtrasChoice()
+_TOGETHER = 8  # configurations of a batch that are evaluated, and observed, at a time
 
 
 class LatticeClient:
@@ -92,13 +92,25 @@ class LatticeClient:
         return [self.evaluate(configuration) for configuration in batch.configurations]
 
     def _evaluate(self, cell: FloatArray, positions: FloatArray) -> list[Evaluation]:
-        """(n_configurations, n_atoms, 3) positions in one cell; one observation for each."""
+        """(n_configurations, n_atoms, 3) positions in one cell; one observation for each.
+
+        While the broker looks at some of them, the next ones are evaluated; if a new model comes,
+        it answers for all.
+        """
         placed = self._evaluator.place(cell, positions)
-        result = self._evaluator.predict(placed)
         digests = [digest_of(cell, one) for one in positions]
         first, agreed = self._sequence + 1, 0
+        parts = [placed[begin : begin + _TOGETHER] for begin in range(0, len(positions), _TOGETHER)]
+        results: list[Prediction | None] = [None] * len(parts)
+        answers: list[list[Evaluation]] = [[] for _ in parts]
         while agreed < len(positions):
-            reply = self._link.ask(self._observations(result, agreed, first, digests))
+            number, begin = divmod(agreed, _TOGETHER)
+            result = results[number] or self._evaluator.predict(parts[number])
+            self._link.tell(self._observations(result, begin, first + agreed, digests[agreed:]))
+            answers[number] = answers[number] or self._evaluator.evaluations(parts[number], result)
+            if number + 1 < len(parts):
+                results[number + 1] = self._evaluator.predict(parts[number + 1])
+            reply = self._link.receive()
             if isinstance(reply, SendConfiguration):
                 agreed = self._agreed(reply, first, len(positions)) - 1
                 reply = self._link.ask(
@@ -109,8 +121,12 @@ class LatticeClient:
                 self._sequence = first + agreed - 1
                 continue
             self._take_model(reply)
-            result = self._evaluator.predict(placed)
-        return self._evaluator.evaluations(placed, result)
+            results, answers = [None] * len(parts), [[] for _ in parts]
+        for number, part in enumerate(parts):
+            if not answers[number]:  # a new model came after it
+                result = self._evaluator.predict(part)
+                answers[number] = self._evaluator.evaluations(part, result)
+        return [evaluation for answer in answers for evaluation in answer]
 
     @staticmethod
     def _agreed(reply: Proceed | SendConfiguration, first: int, count: int) -> int:
@@ -124,18 +140,17 @@ class LatticeClient:
         return agreed
 
     def _observations(
-        self, result: Prediction, begin: int, first: int, digests: list[bytes]
+        self, result: Prediction, begin: int, sequence: int, digests: list[bytes]
     ) -> Observation | Observations:
-        """What the broker is told of the configurations from `begin` on."""
-        name, version, sequence = self._link.name, self._evaluator.version, first + begin
+        """What the broker is told of a part's configurations from `begin` on."""
+        name, version = self._link.name, self._evaluator.version
         errors, energies = result.error_statistics[begin:], result.energies[begin:]
         if len(energies) == 1:
             largest, mean, rms = errors[0].tolist()
             energy = float(energies[0])
-            return Observation(name, sequence, digests[-1], version, largest, mean, rms, energy)
+            return Observation(name, sequence, digests[0], version, largest, mean, rms, energy)
         values = np.column_stack([errors, energies])
-        stop = begin + LARGEST_BATCH
-        return Observations.of(name, sequence, version, digests[begin:stop], values[:LARGEST_BATCH])
+        return Observations.of(name, sequence, version, digests[: len(values)], values)
 
     def _take_model(self, message: Message) -> None:
         if not isinstance(message, NewModel):

@@ -16,6 +16,7 @@ from anharm.model.deformation import checked_deformation, is_reference_cell
 from anharm.model.force_errors import ForceErrors, PosteriorFactor
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
+from anharm.model.site_kernels import error_statistics
 from anharm.model.strain import StrainedSum
 from anharm.model.structure_errors import StructureErrors, structure_errors
 from anharm.model.truncation import TruncationShapes
@@ -47,9 +48,7 @@ class Prediction:
     def error_statistics(self) -> FloatArray:
         """(n_configurations, 3) largest, mean and root mean square of `force_std`, eV/Angstrom."""
         assert self.force_std is not None
-        std = self.force_std.reshape(len(self.force_std), -1)
-        square = np.einsum("ci,ci->c", std, std) / std.shape[1]
-        return np.column_stack([std.max(axis=1), std.mean(axis=1), np.sqrt(square)])
+        return error_statistics(self.force_std.reshape(len(self.force_std), -1))
 
 
 class ForceField:

@@ -68,20 +68,15 @@ class SiteAssignment:
             to_fractional = np.linalg.inv(deformation).T @ to_fractional
             to_cartesian = to_cartesian @ deformation.T
         displacements = np.empty_like(positions)
+        found, given = (x.reshape(-1, *x.shape[-2:]) for x in (displacements, positions))
+        guesses = self._guesses(given, to_fractional)
+        longest = site_displacements(
+            given, self._ideal, guesses, to_fractional, to_cartesian, self.sites, found
+        )
         limit = self.maximum_displacement**2
-        found, configurations = (x.reshape(-1, *x.shape[-2:]) for x in (displacements, positions))
-        for index, configuration in enumerate(configurations):
-            longest = site_displacements(
-                configuration,
-                self._ideal,
-                self._guess(configuration, to_fractional),
-                to_fractional,
-                to_cartesian,
-                self.sites,
-                found[index],
-            )
-            if not longest <= limit:
-                self._refuse(configuration, found[index])
+        if not longest.max() <= limit:
+            index = int(np.argmin(longest <= limit))
+            self._refuse(given[index], found[index])
         return displacements
 
     @cached_property
@@ -101,12 +96,12 @@ class SiteAssignment:
         heights = 1 / np.linalg.norm(self._reference_units[0], axis=0)
         return bool(4 * self.maximum_displacement < 0.9 * heights.min())
 
-    def _guess(self, configuration: FloatArray, to_fractional: FloatArray) -> FloatArray:
-        """About the common shift of the atoms, in units of the reduced lattice."""
+    def _guesses(self, configurations: FloatArray, to_fractional: FloatArray) -> FloatArray:
+        """About the common shift of the atoms of each, in units of the reduced lattice."""
         if self._is_wide:
-            guess: FloatArray = configuration[0] @ to_fractional - self._ideal[0]
-            return guess
-        return _circular_mean(configuration @ to_fractional - self._ideal)
+            guesses: FloatArray = configurations[:, 0] @ to_fractional - self._ideal[0]
+            return guesses
+        return _circular_means(configurations @ to_fractional - self._ideal)
 
     def to_user_order(self, per_atom: FloatArray) -> FloatArray:
         """Bring (..., n_atoms, 3) values from the supercell's order into the user's."""
@@ -128,15 +123,15 @@ class SiteAssignment:
         )
 
 
-def _circular_mean(fractions: FloatArray) -> FloatArray:
-    """Mean (3,) of (n, 3) numbers that are known up to integers.
+def _circular_means(fractions: FloatArray) -> FloatArray:
+    """Means (m, 3) of (m, n, 3) numbers that are known up to integers.
 
     A crystal that has drifted by half the cell has atoms on both sides of the boundary; their
     plain mean would be far from all of them.
     """
     phases = 2 * np.pi * fractions
-    mean: FloatArray = np.arctan2(np.sin(phases).mean(axis=0), np.cos(phases).mean(axis=0))
-    return mean / (2 * np.pi)
+    means: FloatArray = np.arctan2(np.sin(phases).mean(axis=1), np.cos(phases).mean(axis=1))
+    return means / (2 * np.pi)
 
 
 def default_maximum_displacement(supercell: Supercell) -> float:

@@ -217,7 +217,9 @@ def in_atomic_units(evaluation: Evaluation) -> tuple[float, np.ndarray, np.ndarr
     RunFailed
         If a number is not finite.
     """
-    forces, virial = _checked_arrays(evaluation)
+    forces = np.ascontiguousarray(evaluation.forces, dtype=np.float64)
+    virial = np.ascontiguousarray(evaluation.virial, dtype=np.float64)
+    _check_answer(evaluation.energy, forces, virial)
     return evaluation.energy / HARTREE, forces * (BOHR / HARTREE), virial / HARTREE
 
 
@@ -231,19 +233,17 @@ def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:
     RunFailed
         As `encode_evaluation` does.
     """
-    arrays = [_checked_arrays(evaluation) for evaluation in evaluations]
-    repeated = [*range(len(evaluations))] + [-1] * (size - len(evaluations))
+    energies = np.array([evaluation.energy for evaluation in evaluations])
+    forces = np.array([evaluation.forces for evaluation in evaluations], dtype=np.float64)
+    virials = np.array([evaluation.virial for evaluation in evaluations], dtype=np.float64)
+    _check_answer(float(energies.sum()), forces, virials)
     extras = [evaluation.extras.encode() for evaluation in evaluations]
-    energies = np.array([evaluations[index].energy for index in repeated])
-    message = [
-        FORCEREADY,
-        (energies / HARTREE).tobytes(),
-        _INTEGER.pack(len(arrays[0][0])),
-        (np.array([arrays[index][0] for index in repeated]) * (BOHR / HARTREE)).tobytes(),
-        (np.array([arrays[index][1] for index in repeated]) / HARTREE).tobytes(),
-    ]
-    for index in repeated:
-        message += (_INTEGER.pack(len(extras[index])), extras[index])
+    copies = size - len(evaluations)
+    arrays = (energies / HARTREE, forces * (BOHR / HARTREE), virials / HARTREE)
+    filled = [array.tobytes() + array[-1].tobytes() * copies for array in arrays]
+    message = [FORCEREADY, filled[0], _INTEGER.pack(forces.shape[1]), *filled[1:]]
+    for extra in (*extras, *extras[-1:] * copies):
+        message += (_INTEGER.pack(len(extra)), extra)
     return b"".join(message)
 
 
@@ -334,14 +334,12 @@ def _check_finite(what: str, values: np.ndarray) -> None:
         )
 
 
-def _checked_arrays(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    forces = np.ascontiguousarray(evaluation.forces, dtype=np.float64)
-    virial = np.ascontiguousarray(evaluation.virial, dtype=np.float64)
-    if forces.ndim != 2 or forces.shape[1] != 3 or virial.shape != (3, 3):
+def _check_answer(energy: float, forces: np.ndarray, virial: np.ndarray) -> None:
+    """One evaluation's numbers, or those of several with the energies added up."""
+    if forces.ndim < 2 or forces.shape[-1] != 3 or virial.shape[-2:] != (3, 3):
         raise RunFailed(
             f"an evaluation has forces of shape {forces.shape} and a virial of shape "
             f"{virial.shape}, expected (N, 3) and (3, 3)"
         )
-    if not isfinite(evaluation.energy + float(forces.sum()) + float(virial.sum())):
+    if not isfinite(energy + float(forces.sum()) + float(virial.sum())):
         raise RunFailed("an evaluation holds numbers that are not finite; nothing was sent")
-    return forces, virial

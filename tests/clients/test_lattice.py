@@ -34,25 +34,33 @@ def model(seed: int) -> BayesianModel:
 
 
 class Script:
-    """The broker's side of the conversation: a new model in answer to one observation."""
+    """The broker's side of the conversation: a new model in answer to some observations."""
 
     name = "script"
 
-    def __init__(self, relabelled: int = -1) -> None:
+    def __init__(self, *relabelled: int) -> None:
         self.heard: list[Message] = []
-        self.relabelled = relabelled
+        self.relabelled = relabelled  # sequence number for model 1, for model 2 and so on
 
     def join(self) -> Message:
         return NewModel(1, model_to_bytes(model(1)))
 
     def ask(self, message: Message) -> Message:
+        self.tell(message)
+        return self.receive()
+
+    def tell(self, message: Message) -> None:
         self.heard.append(message)
+
+    def receive(self) -> Message:
+        message = self.heard[-1]
         if isinstance(message, ConfigurationSent):
-            return NewModel(2, model_to_bytes(model(2)))
+            version = self.relabelled.index(message.sequence) + 2
+            return NewModel(version, model_to_bytes(model(version)))
         assert isinstance(message, Observation | Observations)
         together = [message] if isinstance(message, Observation) else message.one_by_one()
         for observation in together:
-            if observation.sequence == self.relabelled and observation.model_version == 1:
+            if (observation.model_version, observation.sequence) in enumerate(self.relabelled, 1):
                 return SendConfiguration(observation.sequence)
         return Proceed(observation.sequence)
 
@@ -108,7 +116,7 @@ def test_every_bead_is_observed_once_and_padding_never() -> None:
 
 def test_a_model_learnt_in_the_middle_of_a_batch_answers_for_all_of_it() -> None:
     supercell, positions = beads(4)
-    script = Script(relabelled=2)
+    script = Script(2)
     client = LatticeClient(script, MATRIX, None)
     cells = np.repeat(supercell.lattice[None], 4, axis=0)
     found = client.evaluate_batch(Batch(cells, positions, 4))
@@ -125,3 +133,30 @@ def test_a_model_learnt_in_the_middle_of_a_batch_answers_for_all_of_it() -> None
     for index, evaluation in enumerate(found):
         assert evaluation.energy == pytest.approx(expected.energies[index], rel=1e-10)
         assert '"model_version": 2' in evaluation.extras
+
+
+def test_a_long_batch_is_observed_in_parts_and_answered_by_one_model() -> None:
+    """Two labels, in the second and in the third part; the first is evaluated again at the end."""
+    supercell, positions = beads(20)
+    script = Script(9, 17)
+    client = LatticeClient(script, MATRIX, None)
+    cells = np.repeat(supercell.lattice[None], 20, axis=0)
+    found = client.evaluate_batch(Batch(cells, positions, 20))
+    assert script.seen() == [
+        ("Observations", 0, 7),
+        ("Observations", 8, 15),
+        ("ConfigurationSent", 9, 9),
+        ("Observations", 9, 15),
+        ("Observations", 16, 19),
+        ("ConfigurationSent", 17, 17),
+        ("Observations", 17, 19),
+    ]
+    displacements = positions - supercell.positions
+    displacements -= displacements.mean(axis=1, keepdims=True)
+    expected = ForceField(model(3), supercell).predict(displacements)
+    assert len(found) == 20
+    for index, evaluation in enumerate(found):
+        np.testing.assert_allclose(evaluation.forces, expected.forces[index], atol=1e-10)
+        assert '"model_version": 3' in evaluation.extras
+    client.evaluate_batch(Batch(cells[:1], positions[:1], 1))
+    assert script.seen()[-1] == ("Observation", 20, 20)
