@@ -113,7 +113,8 @@ def read_configuration(channel: Channel) -> Configuration:
         If the number of atoms is out of bounds or a number is not finite or absurdly large.
     """
     head = channel.read(_CELL_BYTES + _INTEGER.size)
-    columns = np.frombuffer(head, count=9).reshape(3, 3)
+    # A copy: the view of the channel ends with its next read.
+    columns = np.frombuffer(head, count=9).reshape(3, 3).copy()
     number_of_atoms = _INTEGER.unpack_from(head, _CELL_BYTES)[0]
     _check_range("number of atoms", number_of_atoms, 1, LARGEST_NUMBER_OF_ATOMS)
     return configuration_of(columns, _floats(channel, (number_of_atoms, 3)))
@@ -157,7 +158,7 @@ def read_batch(channel: Channel, size: int) -> Batch:
         1,
         LARGEST_NUMBER_OF_ATOMS_IN_BATCH,
     )
-    columns = _floats(channel, (size, 2, 3, 3))[:, 0]
+    columns = _floats(channel, (size, 2, 3, 3))[:, 0].copy()
     return batch_of(columns, _floats(channel, (size, number_of_atoms, 3)))
 
 
