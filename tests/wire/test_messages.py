@@ -47,7 +47,9 @@ def any_message():
         st.builds(
             kind,
             **{
-                field.name: NAMES if field.name in ("client", "trajectory") else FIELDS[field.type]
+                field.name: NAMES
+                if field.name in ("client", "trajectory", "forcefield")
+                else FIELDS[field.type]
                 for field in dataclasses.fields(kind)
             },
         )
