@@ -4,7 +4,7 @@
 
 Silicon, cutoffs 5.0/4.0/3.5 and 6.0/4.5/3.5 Angstrom, learnt from the Tersoff potential; both
 force fields in one script, in turn. Times are CPU times of i-PI's process, so that waiting for
-other programs is not counted; ratios are those of the fastest of twenty short blocks of steps.
+other programs is not counted; ratios are those of the fastest of fifty short blocks of steps.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from anharm.model import Crystal, Supercell, build_expansion, fit_structures, sa
 I_PI = Path(sys.executable).parent / "i-pi"
 PRIMITIVE = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
 CUTOFFS = ({2: 5.0, 3: 4.0, 4: 3.5}, {2: 6.0, 3: 4.5, 4: 3.5})
-SYSTEMS = ((2, 1, 100), (3, 1, 60), (2, 32, 6))  # multiple of the cubic cell, beads, steps
-BLOCKS = 20
+SYSTEMS = ((2, 32, 4), (2, 1, 50), (3, 1, 40))  # multiple of the cubic cell, beads, steps
+BLOCKS = 50
 
 DO_NOTHING = """
 __DRIVER_NAME__ = "nothing"
