@@ -158,6 +158,7 @@ def read_batch(channel: Channel, size: int) -> Batch:
         1,
         LARGEST_NUMBER_OF_ATOMS_IN_BATCH,
     )
+    # A copy: the next read may reuse the buffer that the cells are in.
     columns = _floats(channel, (size, 2, 3, 3))[:, 0].copy()
     return batch_of(columns, _floats(channel, (size, number_of_atoms, 3)))
 

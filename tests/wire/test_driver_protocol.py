@@ -116,6 +116,27 @@ def test_a_batch_arrives_without_its_padding():
     np.testing.assert_allclose(batch.configurations[2].cell, SILICON_CELL)
 
 
+@pytest.mark.parametrize("n_atoms", [64, 600])
+def test_batches_that_outgrow_the_buffer_keep_their_cells(n_atoms):
+    """Reading the positions moves the buffer in which the cells arrived."""
+    generator = np.random.default_rng(2)
+    cells = np.repeat(SILICON_CELL[None], 64, axis=0)
+    batches = generator.normal(size=(3, 64, n_atoms, 3))
+    message = b"".join(batch_message(cells, positions) for positions in batches)
+
+    def read(channel):
+        # `exchange` skips the first header.
+        found = [protocol.read_batch(channel, 64)]
+        for _ in batches[1:]:
+            assert bytes(channel.read(12)) == protocol.POSDATA
+            found.append(protocol.read_batch(channel, 64))
+        return found
+
+    for batch, positions in zip(exchange(message, read), batches, strict=True):
+        np.testing.assert_allclose(batch.cells, cells)
+        np.testing.assert_allclose(batch.positions, positions)
+
+
 def test_a_batch_of_equal_structures_keeps_one():
     positions = np.ones((4, 2, 3))
     cells = np.repeat(SILICON_CELL[None], 4, axis=0)
