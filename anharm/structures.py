@@ -1,4 +1,4 @@
-"""Structure files of any format that ASE reads, with errors that name the file."""
+"""Structure files of any format that ASE reads, and i-PI's own, with errors that name the file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anharm.errors import ConfigurationError
+from anharm.ipi_frames import is_of_ipi, read_frames
 
 SMALLEST_VOLUME = 1e-3  # Angstrom^3 per cell; below it there is no lattice
 LARGEST_NUMBER = 1e12  # Angstrom, eV, eV/Angstrom, eV/Angstrom^3
@@ -69,10 +70,14 @@ def _content(path: Path, index: int | slice, file_format: str | None) -> Any:
 
 
 def _read(path: Path, index: int | slice, file_format: str | None) -> list[ase.Atoms]:
-    content = _content(path, index, file_format)
-    structures = content if isinstance(content, list) else [content]
+    if file_format is None and is_of_ipi(path):
+        frames = read_frames(path)
+        structures = frames[index] if isinstance(index, slice) else frames[-1:]
+    else:
+        content = _content(path, index, file_format)
+        structures = content if isinstance(content, list) else [content]
     if not structures:
-        raise ConfigurationError(f"{path} holds no structure")
+        raise ConfigurationError(f"{path} holds no complete structure")
     for number, atoms in enumerate(structures):
         _check(atoms, f"{path}" if len(structures) == 1 else f"{path}, structure {number}")
         atoms.pbc = True
