@@ -170,6 +170,11 @@ def print_conductivity(result: ConductivityResult, probability: float, console: 
                 words += [f"{other:.4g}", f"{100 * (value / other - 1):+.1f} %"]
             table.add_row(*words)
     console.print(table)
+    if not np.isfinite(own.kappa).all():
+        console.print(
+            "the conductivity is not finite: some phonons on this mesh find no three-phonon "
+            "process to scatter by; add --isotopes, which scatters all of them"
+        )
     if not own.is_stable:
         console.print(
             f"the lowest frequency on the mesh is imaginary ({own.lowest_frequency:.2f} THz): "
@@ -202,6 +207,8 @@ def draw(result: ConductivityResult, probability: float) -> Figure:
 
 
 def _present(kappa: FloatArray) -> list[int]:
-    """Components that symmetry does not make zero."""
+    """Components that symmetry does not make zero; the diagonal where that cannot be told."""
+    if not np.isfinite(kappa).all():
+        return [0, 1, 2]
     sizes = np.abs(kappa).max(axis=0)
     return [int(one) for one in np.flatnonzero(sizes > _NEGLIGIBLE * sizes.max())]

@@ -12,10 +12,15 @@ from ase import Atoms
 from ase.build import bulk, make_supercell
 from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
+from rich.console import Console
 
 from anharm.clients.calculators import make_calculator
 from anharm.command_line import cli
-from anharm.conductivity_command import ConductivityRequest
+from anharm.conductivity_command import (
+    ConductivityRequest,
+    ConductivityResult,
+    print_conductivity,
+)
 from anharm.errors import ConfigurationError, ModelError
 from anharm.model import (
     BayesianModel,
@@ -26,7 +31,13 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.export import to_phono3py
-from anharm.model.export.conductivity import Transport, conductivity, load_phono3py, solve
+from anharm.model.export.conductivity import (
+    Conductivity,
+    Transport,
+    conductivity,
+    load_phono3py,
+    solve,
+)
 
 phono3py = pytest.importorskip("phono3py", reason="phono3py is not installed")
 
@@ -139,6 +150,18 @@ def test_what_cannot_be_compared_is_refused(silicon: BayesianModel, tmp_path: Pa
     )
     with pytest.raises(ModelError, match="another crystal"):
         load_phono3py(tmp_path / "smaller.yaml", silicon)
+
+
+def test_phonons_that_nothing_scatters_are_told_of(silicon: BayesianModel) -> None:
+    endless = Conductivity(
+        np.array([300.0]), np.full((1, 6), np.inf), np.empty((0, 1, 6)), np.array(MESH), 0.0
+    )
+    console = Console(record=True, width=200)
+    print_conductivity(ConductivityResult(endless, None, ""), 0.95, console)
+    text = console.export_text()
+    assert "not finite" in text
+    assert "--isotopes" in text
+    assert "zz" in text
 
 
 @pytest.mark.parametrize("temperatures", ["", "0", "-300", "warm", "nan"])
