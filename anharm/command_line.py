@@ -143,6 +143,7 @@ def client(run_file: Path, trajectory: str | None) -> None:
         keys=configuration.run.keys,
         threads=configuration.run.threads,
         extras=configuration.client.choice,
+        maximum_strain=configuration.crystal.maximum_strain,
     )
 
 

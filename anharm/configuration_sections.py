@@ -73,6 +73,9 @@ class CrystalSection(Section):
     maximum_displacement: float | None = Field(
         default=None, gt=0, le=10, description="a length above 0 and up to 10 Angstrom"
     )
+    maximum_strain: float | None = Field(
+        default=None, gt=0, le=0.05, description="a strain above 0 and up to 0.05"
+    )
 
 
 class ExpansionSection(Section):
@@ -110,6 +113,9 @@ class TrainingSection(Section):
     )
     initial_temperature: float | None = Field(
         default=None, gt=0, le=100_000, description="a temperature above 0 K"
+    )
+    initial_strain: float | None = Field(
+        default=None, ge=0, le=0.04, description="a strain from 0 to 0.04"
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="an integer of at least 0")
     targets: list[Literal["forces", "energies", "virials"]] = Field(

@@ -51,6 +51,8 @@ class LatticeClient:
         How many threads evaluate the model.
     extras : ExtrasChoice
         What i-PI is sent beside energy, forces and virial.
+    maximum_strain : float, optional
+        Cells strained further are an error; by default what the model was trained for.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LatticeClient:
         maximum_displacement: float | None,
         threads: int = 1,
         extras: ExtrasChoice = DEFAULT_CHOICE,
+        maximum_strain: float | None = None,
     ) -> None:
         self._link = link
         self._sequence = -1
@@ -68,7 +71,7 @@ class LatticeClient:
             raise RunFailed(f"the broker began with a {type(first).__name__}, not with a model")
         model = model_from_bytes(first.content, "the broker's model")
         supercell = Supercell(model.expansion.crystal, supercell_matrix)
-        force_field = ForceField(model, supercell, threads)
+        force_field = ForceField(model, supercell, threads, maximum_strain)
         self._evaluator = Evaluator(force_field, first.version, extras, maximum_displacement)
         self._warm_up()
 
@@ -176,6 +179,7 @@ def run_lattice_client(
     keys: Path | None = None,
     threads: int = 1,
     extras: ExtrasChoice = DEFAULT_CHOICE,
+    maximum_strain: float | None = None,
 ) -> None:
     """Serve i-PI until it ends, with the broker's model.
 
@@ -199,6 +203,8 @@ def run_lattice_client(
         How many threads evaluate the model; each works without further ones of its own.
     extras : ExtrasChoice
         What i-PI is sent beside energy, forces and virial.
+    maximum_strain : float, optional
+        Cells strained further are an error; by default what the model was trained for.
 
     Raises
     ------
@@ -209,7 +215,9 @@ def run_lattice_client(
     failure = "it was interrupted"
     try:
         with threadpool_limits(1, user_api="blas"):
-            client = LatticeClient(link, supercell_matrix, maximum_displacement, threads, extras)
+            client = LatticeClient(
+                link, supercell_matrix, maximum_displacement, threads, extras, maximum_strain
+            )
             connection = connect(engine_address, connection_limit)
             serve_engine(connection, client, engine_address)
         failure = ""

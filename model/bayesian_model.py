@@ -10,6 +10,7 @@ import numpy as np
 
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.deformation import MAXIMUM_STRAIN, STRAIN_MARGIN
 from anharm.model.expansion import Expansion
 from anharm.model.noise import NoiseModel
 from anharm.model.regression import Posterior
@@ -36,6 +37,8 @@ class BayesianModel:
         columns are shared with `posterior.factor`. k = 0 where no label gave an energy or virial.
     n_labels : int
         Number of labelled configurations behind the posterior.
+    largest_strain : float
+        The largest component of the strain of any label's cell, by size.
     version : int
         Counts the refits of a run; 0 for a model fitted on its own.
     provenance : dict
@@ -49,8 +52,14 @@ class BayesianModel:
     virial_per_cell: FloatArray = field(default_factory=lambda: np.zeros((3, 3)))
     constants_factor: FloatArray = field(default_factory=lambda: np.zeros((7, 0)))
     n_labels: int = 0
+    largest_strain: float = MAXIMUM_STRAIN
     version: int = 0
     provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def strain_limit(self) -> float:
+        """The strain up to which the model may be used: that of its labels and a margin."""
+        return min(self.largest_strain + STRAIN_MARGIN, MAXIMUM_STRAIN)
 
     def force_constants(self, order: int) -> tuple[IntArray, FloatArray]:
         """Force constants of all clusters anchored in the home cell.

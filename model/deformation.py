@@ -8,6 +8,7 @@ from anharm.errors import ModelError
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell, identify_supercell
 
 MAXIMUM_STRAIN = 0.05
+STRAIN_MARGIN = 0.01  # beyond the strain of its labels a model is used this far (changing-cells.md)
 _SAME_CELL = 1e-6  # Angstrom; cells that differ by less differ by rounding
 
 
@@ -23,23 +24,55 @@ def deformation_gradient(reference: FloatArray, cell: FloatArray) -> FloatArray:
     return deformation
 
 
-def checked_deformation(supercell: Supercell, cell: FloatArray) -> FloatArray:
+def strain_of(deformation: FloatArray) -> float:
+    """The largest component of the strain F - 1, by size."""
+    return float(np.abs(deformation - np.eye(3)).max())
+
+
+def checked_deformation(
+    supercell: Supercell,
+    cell: FloatArray,
+    limit: float = MAXIMUM_STRAIN,
+    trained: float | None = None,
+) -> FloatArray:
     """The deformation of a supercell, refused where an expansion about its sites cannot follow.
+
+    Parameters
+    ----------
+    supercell : Supercell
+    cell : (3, 3) float
+        Angstrom.
+    limit : float
+        Largest component of the strain.
+    trained : float, optional
+        The strain of the labels that the limit comes from.
 
     Raises
     ------
     ModelError
-        If a component of the strain exceeds `MAXIMUM_STRAIN`, or a number is not finite.
+        If a component of the strain exceeds the limit, or a number is not finite.
     """
     deformation = deformation_gradient(supercell.lattice, np.asarray(cell, dtype=float))
-    strain = np.abs(deformation - np.eye(3)).max()
-    if not strain <= MAXIMUM_STRAIN:
-        raise ModelError(
-            f"the cell {np.round(cell, 4).tolist()} Angstrom is strained by up to {strain:.3f} "
-            f"against the model's supercell {np.round(supercell.lattice, 4).tolist()}, more than "
-            f"the allowed {MAXIMUM_STRAIN}: train a model about a reference crystal nearer to it"
+    strain = strain_of(deformation)
+    if strain <= min(limit, MAXIMUM_STRAIN):
+        return deformation
+    is_reachable = strain <= MAXIMUM_STRAIN
+    allowed = f"the allowed {limit if is_reachable else MAXIMUM_STRAIN:.3g}"
+    remedy = "train a model about a reference crystal nearer to it"
+    if trained is not None and is_reachable:
+        allowed = (
+            f"the {limit:.3g} that the model was trained for (its labels are strained by up to "
+            f"{trained:.3g}; {STRAIN_MARGIN:g} beyond is allowed)"
         )
-    return deformation
+        remedy = (
+            "add labels in strained cells (training.initial_strain for those that a run begins "
+            "with), or allow it with crystal.maximum_strain"
+        )
+    raise ModelError(
+        f"the cell {np.round(cell, 4).tolist()} Angstrom is strained by up to {strain:.3f} "
+        f"against the model's supercell {np.round(supercell.lattice, 4).tolist()}, more than "
+        f"{allowed}: {remedy}"
+    )
 
 
 def is_reference_cell(supercell: Supercell, cell: FloatArray) -> bool:

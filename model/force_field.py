@@ -14,6 +14,7 @@ from anharm.model.committee import Committee
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.deformation import checked_deformation, is_reference_cell
 from anharm.model.force_errors import ForceErrors, PosteriorFactor
+from anharm.model.ideal_crystal import ideal_energy, ideal_virial
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
 from anharm.model.site_kernels import error_statistics
@@ -61,10 +62,19 @@ class ForceField:
         Of the model's crystal.
     threads : int
         How many threads share one call; matrix products follow the limits of the BLAS library.
+    maximum_strain : float, optional
+        Cells strained further are refused; by default what the model was trained for.
     """
 
-    def __init__(self, model: BayesianModel, supercell: Supercell, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: BayesianModel,
+        supercell: Supercell,
+        threads: int = 1,
+        maximum_strain: float | None = None,
+    ) -> None:
         self.threads = threads
+        self.maximum_strain = maximum_strain
         self._sum = LatticeSum(model.expansion, supercell)
         terms = model.expansion.monomials.variables
         ones = csr_array(np.ones((len(terms), 1)))
@@ -103,14 +113,21 @@ class ForceField:
         Raises
         ------
         ModelError
-            If the strain is larger than an expansion about the reference can follow.
+            If the strain is larger than the model was trained for, or than `maximum_strain`.
         """
         key = cell.tobytes()
         if self._deformation is None or self._deformation[0] != key:
             is_reference = is_reference_cell(self.supercell, cell)
-            found = None if is_reference else checked_deformation(self.supercell, cell)
-            self._deformation = key, found
+            self._deformation = key, None if is_reference else self._checked_deformation(cell)
         return self._deformation[1]
+
+    def _checked_deformation(self, cell: FloatArray) -> FloatArray:
+        if self.maximum_strain is not None:
+            return checked_deformation(self.supercell, cell, self.maximum_strain)
+        model = self.model
+        return checked_deformation(
+            self.supercell, cell, model.strain_limit, trained=model.largest_strain
+        )
 
     def predict(
         self,
@@ -169,12 +186,10 @@ class ForceField:
             self._strengths, deformation, displacements, virial, self.threads
         )
         model, n_cells = self.model, self.supercell.n_cells
-        strain = deformation - np.eye(3)
-        offset = model.energy_per_cell - np.sum(model.virial_per_cell * strain)
+        offset = model.energy_per_cell + ideal_energy(model.virial_per_cell, deformation)
         virials, std = found.virials, None
         if virials is not None:
-            ideal = model.virial_per_cell @ deformation.T
-            virials = virials + n_cells * (ideal + ideal.T) / 2
+            virials = virials + n_cells * ideal_virial(model.virial_per_cell, deformation)
         if errors:
             std = self.force_std(displacements, exact_errors, deformation)
         return Prediction(found.energies + offset * n_cells, found.forces, virials, std)

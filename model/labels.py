@@ -18,8 +18,10 @@ from anharm.model.deformation import (
     checked_deformation,
     identify_strained_supercell,
     is_reference_cell,
+    strain_of,
 )
 from anharm.model.expansion import Expansion
+from anharm.model.ideal_crystal import ideal_energy, ideal_virial
 from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
 from anharm.model.sites import assign_sites
 from anharm.model.strain import StrainedSum
@@ -60,6 +62,11 @@ class Label:
     deformation: FloatArray | None
     displacements: FloatArray
     targets: dict[str, Targets]
+
+    @property
+    def strain(self) -> float:
+        """The largest component of the strain of its cell, by size."""
+        return 0.0 if self.deformation is None else strain_of(self.deformation)
 
     def rows(self) -> dict[str, FloatArray]:
         """Design rows (n, n_constants + n_parameters) of each kind of target."""
@@ -112,12 +119,11 @@ class IdealConstants:
 
     def energy_rows(self, deformation: FloatArray) -> FloatArray:
         """(number,) energy of the deformed ideal crystal per cell and unknown."""
-        strain = deformation - np.eye(3)
-        return np.concatenate([[1.0], -np.tensordot(self.virials, strain)])
+        return np.concatenate([[1.0], ideal_energy(self.virials, deformation)])
 
     def virial_rows(self, deformation: FloatArray) -> FloatArray:
-        """(6, number) virial V F^T of the deformed ideal crystal per cell and unknown."""
-        return np.column_stack([np.zeros(6), voigt(self.virials @ deformation.T).T])
+        """(6, number) virial of the deformed ideal crystal per cell and unknown."""
+        return np.column_stack([np.zeros(6), voigt(ideal_virial(self.virials, deformation)).T])
 
     def tensors(self) -> FloatArray:
         """(7, number) energy and six virial components (xx, yy, zz, yz, xz, xy) per unknown."""

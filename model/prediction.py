@@ -25,10 +25,18 @@ class StructurePredictor:
     model : BayesianModel
     maximum_displacement : float, optional
         Atoms further than this from their site are an error, Angstrom.
+    maximum_strain : float, optional
+        Cells strained further are an error; by default what the model was trained for.
     """
 
-    def __init__(self, model: BayesianModel, maximum_displacement: float | None = None) -> None:
+    def __init__(
+        self,
+        model: BayesianModel,
+        maximum_displacement: float | None = None,
+        maximum_strain: float | None = None,
+    ) -> None:
         self.model = model
+        self.maximum_strain = maximum_strain
         self.maximum_displacement = maximum_displacement
         self._force_fields: dict[bytes, ForceField] = {}
 
@@ -90,7 +98,9 @@ class StructurePredictor:
         key = matrix.tobytes()
         if key not in self._force_fields:
             supercell = Supercell(self.model.expansion.crystal, matrix)
-            self._force_fields[key] = ForceField(self.model, supercell)
+            self._force_fields[key] = ForceField(
+                self.model, supercell, maximum_strain=self.maximum_strain
+            )
         return self._force_fields[key]
 
 
@@ -100,6 +110,8 @@ class LatticeCalculator(Calculator):
     Parameters
     ----------
     model : BayesianModel
+    maximum_strain : float, optional
+        Cells strained further are an error; by default what the model was trained for.
 
     Examples
     --------
@@ -119,9 +131,11 @@ class LatticeCalculator(Calculator):
         "stress_std_predictive",
     ]
 
-    def __init__(self, model: BayesianModel, **keywords: Any) -> None:
+    def __init__(
+        self, model: BayesianModel, maximum_strain: float | None = None, **keywords: Any
+    ) -> None:
         super().__init__(**keywords)
-        self._predictor = StructurePredictor(model)
+        self._predictor = StructurePredictor(model, maximum_strain=maximum_strain)
 
     def calculate(
         self,

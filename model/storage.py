@@ -21,6 +21,7 @@ from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.consistency import is_consistent
 from anharm.model.crystal import Crystal
+from anharm.model.deformation import MAXIMUM_STRAIN
 from anharm.model.expansion import Expansion
 from anharm.model.hdf5_limits import check_limits, small_list
 from anharm.model.noise import NoiseModel
@@ -94,6 +95,7 @@ def model_to_bytes(model: BayesianModel) -> bytes:
         file.attrs["units"] = "Angstrom, eV"
         file.attrs["version"] = model.version
         file.attrs["n_labels"] = model.n_labels
+        file.attrs["largest_strain"] = model.largest_strain
         file.attrs["energy_per_cell"] = model.energy_per_cell
         file["virial_per_cell"] = model.virial_per_cell
         file["constants_factor"] = model.constants_factor
@@ -138,6 +140,8 @@ def model_from_bytes(content: bytes, source: str) -> BayesianModel:
                 virial_per_cell=file["virial_per_cell"][()],
                 constants_factor=file["constants_factor"][()],
                 n_labels=int(file.attrs["n_labels"]),
+                # Files from before it was stored allow what was allowed then.
+                largest_strain=float(file.attrs.get("largest_strain", MAXIMUM_STRAIN)),
                 version=int(file.attrs["version"]),
                 provenance={k: str(v) for k, v in file["provenance"].attrs.items()},
             )

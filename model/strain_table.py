@@ -10,9 +10,15 @@ The translational sum rules leave the origin R_o free as long as it depends only
 the factors that are not in S; it is the lowest of these. At fixed strain this is a polynomial in u
 again, of the same and lower orders.
 
-Where S holds all factors, the energy of uniform strain, no origin exists. Reference positions are
-then counted from their mean over the factors, and the product is divided by the permanent of
-1 - 1/n, which is exact for terms that come from pairs of atoms.
+Where S holds all factors, the energy of uniform strain, no origin exists, and the product itself
+means nothing. At second order, long waves tell the elastic constants (Born and Huang): with
+[ab,cd] = -sum c R_c R_d over the pairs of monomials c u_a u_b at distance R, the energy is
+
+    ([ac,bd] - [ab,cd] / 2) e_ab e_cd = sum c (-(e R)_a (e R)_b + e_ab (R e R) / 2)
+
+of the symmetric part e of eta, and what the crystal's own stress adds (`ideal_crystal`). At higher
+orders, reference positions are counted from their mean over the factors, and the product is
+divided by the permanent of 1 - 1/n, which is exact for terms that come from pairs of atoms.
 """
 
 from __future__ import annotations
@@ -91,7 +97,9 @@ def build_strain_table(expansion: Expansion) -> StrainTable:
         for choice in product((False, True), repeat=int(order)):
             if not all(choice):
                 parts.append(_partly_strained(expansion, terms, np.array(choice)))
-            elif order > 1:  # a force on a site does no work in a strain about that site
+            elif order == 2:
+                parts.append(_elastic(expansion, terms))
+            elif order > 2:  # a force on a site does no work in a strain about that site
                 parts.append(_uniform_strain(expansion, terms, int(order)))
     starts = np.cumsum([0] + [len(part.vectors) for part in parts])
     factors = [
@@ -138,6 +146,44 @@ def _partly_strained(expansion: Expansion, terms: IntArray, chosen: IntArray) ->
         ways[valid],
         positions[end] - positions[start],
         _padded(numbers.reshape(pairs.shape) * 3 + axes, width),
+    )
+
+
+def _elastic(expansion: Expansion, terms: IntArray) -> _Contributions:
+    """Contributions of second order with both factors strained.
+
+    With the unit vectors x, the components of e and of e R are sums of strained vectors:
+    e_ab = ((eta x_b)_a + (eta x_a)_b) / 2, R e R = sum_c R_c (eta R)_c.
+    """
+    variables = expansion.monomials.variables
+    bodies, axes = np.divmod(variables[terms, :2], 3)
+    pairs = bodies[:, 0] != bodies[:, 1]
+    bodies, (a, b) = bodies[pairs], axes[pairs].T
+    n = len(bodies)
+    positions = expansion.monomials.body_positions
+    distances = positions[bodies[:, 1]] - positions[bodies[:, 0]]
+    bond, unit = 3 * np.arange(n), 3 * (n + np.arange(3))  # where strained vectors begin
+    half, one = np.full(n, 0.5), np.ones(n)
+
+    def strained_bond(axis: IntArray) -> list[tuple[FloatArray, IntArray]]:
+        turned = [(distances[:, c] / 2, unit[axis] + c) for c in range(3)]
+        return [(half, bond + axis), *turned]
+
+    strain = [(half, unit[b] + a), (half, unit[a] + b)]
+    along = [(distances[:, c] / 2, bond + c) for c in range(3)]
+    products = [(-one, x, y) for x in strained_bond(a) for y in strained_bond(b)]
+    products += [(one, x, y) for x in strain for y in along]
+    weights = np.concatenate([sign * x[0] * y[0] for sign, x, y in products])
+    factors = np.concatenate([np.column_stack([x[1], y[1]]) for _, x, y in products])
+    owners = np.tile(terms[pairs], len(products))
+    matter = weights != 0
+    width = variables.shape[1]
+    return _Contributions(
+        np.full((int(matter.sum()), width), -1),
+        owners[matter],
+        weights[matter],
+        np.concatenate([distances, np.eye(3)]),
+        _padded(factors[matter], width),
     )
 
 

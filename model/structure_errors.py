@@ -8,6 +8,7 @@ import numpy as np
 
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray, Supercell
+from anharm.model.ideal_crystal import ideal_energy, ideal_virial
 from anharm.model.lattice_sum import voigt, voigt_matrix
 from anharm.model.strain import StrainedSum
 from anharm.model.truncation import TruncationShapes
@@ -86,7 +87,7 @@ def ideal_crystal_factor(
         return np.zeros((7, n_parameters))
     energy, virial = model.constants_factor[0], model.constants_factor[1:]
     if deformation is not None:
-        tensors = voigt_matrix(virial)
-        energy = energy - np.tensordot(deformation - np.eye(3), tensors)
-        virial = voigt(np.einsum("ijm,kj->mik", tensors, deformation)).T
+        tensors = np.moveaxis(voigt_matrix(virial), -1, 0)
+        energy = energy + ideal_energy(tensors, deformation)
+        virial = voigt(ideal_virial(tensors, deformation)).T
     return supercell.n_cells * np.vstack([energy, virial])

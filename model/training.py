@@ -281,6 +281,7 @@ class Trainer:
             virial_per_cell=voigt_matrix(constants[1:]),
             constants_factor=tensors @ posterior.factor[:n_known],
             n_labels=self.n_labels,
+            largest_strain=max(label.strain for label in self._labels),
             version=version,
             provenance=provenance,
         )

@@ -57,6 +57,8 @@ class EngineInput:
         Files that the input names, relative to its folder, to be copied with it.
     checkpoint_stride : int or None
         Steps between checkpoints; None without them.
+    changes_cell : bool
+        Whether a system that uses the socket has a barostat.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class EngineInput:
     output_prefix: str
     files: tuple[Path, ...]
     checkpoint_stride: int | None
+    changes_cell: bool
 
     @property
     def has_checkpoint(self) -> bool:
@@ -129,6 +132,7 @@ def read_engine_input(
         output_prefix=_output(root).get("prefix", "i-pi"),
         files=_referenced_files(path, root),
         checkpoint_stride=_checkpoint_stride(path, root),
+        changes_cell=any(_has_barostat(system) for system in served),
     )
 
 
@@ -346,6 +350,13 @@ def _quantity(path: Path, system: Element, tag: str, kind: str, unit: str) -> fl
             f"{path}: <{element.tag} units='{label}'> {text} </{element.tag}>: {error}; write for "
             f"example <{element.tag} units='{unit}'> 1.0 </{element.tag}>"
         ) from error
+
+
+def _has_barostat(system: Element) -> bool:
+    """Whether the cell changes; checkpoints of other ensembles hold a barostat "dummy"."""
+    ensembles = {dynamics.get("mode", "nve").strip() for dynamics in system.iter("dynamics")}
+    barostats = {barostat.get("mode", "dummy").strip() for barostat in system.iter("barostat")}
+    return bool(ensembles & {"npt", "nst", "scnpt"} and barostats - {"dummy"})
 
 
 def _output(root: Element) -> Element:

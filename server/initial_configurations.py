@@ -21,6 +21,7 @@ from anharm.model.crystal import FloatArray
 from anharm.model.sites import SiteAssignment, assign_sites
 from anharm.model.thermal_displacements import guess_phonons, let_move, thermal_phonons
 from anharm.server.engine_runs import EngineRun
+from anharm.server.initial_strains import initial_deformations, initial_strain
 from anharm.server.learner import System
 from anharm.wire.driver_protocol import Configuration
 
@@ -45,6 +46,8 @@ class InitialConfigurations:
         Of thermal displacements, K; None if they are not wanted.
     quantum : bool
         Whether nuclei are quantum particles.
+    strain : float
+        Largest component of the strains of their cells.
     """
 
     settings: TrainingSection
@@ -52,6 +55,7 @@ class InitialConfigurations:
     assignment: SiteAssignment
     temperature: float | None
     quantum: bool = False
+    strain: float = 0.0
 
     @classmethod
     def of(
@@ -76,6 +80,7 @@ class InitialConfigurations:
             assign_sites(system.supercell, ideal.positions, maximum_displacement=limit),
             _temperature(configuration, engines),
             any(run.engine.number_of_beads > 1 for run in engines),
+            initial_strain(configuration, engines),
         )
         found._check(found.stage(0, None))
         return found
@@ -107,6 +112,11 @@ class InitialConfigurations:
                 force_field, self.temperature, n_asked, min(max(n_asked, 1), n_left)
             )
         return [self.ideal.positions + self.assignment.to_user_order(one) for one in moved]
+
+    def in_cell(self, number: int, positions: FloatArray) -> Configuration:
+        """The configuration of that number (from 1), in the cell that it is labelled in."""
+        deformation = initial_deformations(number, self.strain, self.settings.seed)[-1]
+        return Configuration(self.ideal.cell @ deformation.T, positions @ deformation.T)
 
     def _guessed(self, temperature: float) -> FloatArray:
         """Displacements before anything is known of the forces."""

@@ -93,7 +93,8 @@ class LabelRequests:
         n_asked = sum(r.reason.startswith(INITIAL) for r in self.record.requests())
         stage = self.initial.stage(n_asked, self.learner.force_field)
         for number, positions in enumerate(stage, start=n_asked + 1):
-            request = self.record.request_for(positions, self.ideal.cell, f"{INITIAL} {number}")
+            wanted = self.initial.in_cell(number, positions)
+            request = self.record.request_for(wanted.positions, wanted.cell, f"{INITIAL} {number}")
             self._pending.add(request.id)
             self._submit(request)
         return bool(stage)

@@ -24,6 +24,7 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.crystal import as_supercell_matrix
+from anharm.model.deformation import MAXIMUM_STRAIN
 from anharm.model.determination import describe_lack_of_data, find_determination
 from anharm.model.expansion import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.expansion_size import ExpansionSize, estimate_size
@@ -316,7 +317,10 @@ class Learner:
 
     def _use(self, model: BayesianModel) -> None:
         if self._force_field is None:
-            self._force_field = ForceField(model, self.system.supercell)
+            # Labels are what a model is trained for; they may lie beyond those before.
+            self._force_field = ForceField(
+                model, self.system.supercell, maximum_strain=MAXIMUM_STRAIN
+            )
         else:
             self._force_field.use(model)
         self.model = model

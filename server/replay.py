@@ -16,7 +16,7 @@ from ase import Atoms
 from anharm.errors import ConfigurationError, ModelError
 from anharm.model import BayesianModel, Crystal, ForceField, Supercell, load_model
 from anharm.model.crystal import FloatArray
-from anharm.model.deformation import identify_strained_supercell
+from anharm.model.deformation import MAXIMUM_STRAIN, identify_strained_supercell
 from anharm.model.sites import assign_sites
 from anharm.server.record import ModelVersion, Record, SampledConfiguration
 
@@ -159,7 +159,9 @@ class _Replayer:
         matrix = identify_strained_supercell(crystal, cell, len(atoms))
         key = matrix.tobytes()
         if key not in self._fields:
-            self._fields[key] = ForceField(self._model, Supercell(crystal, matrix))
+            self._fields[key] = ForceField(
+                self._model, Supercell(crystal, matrix), maximum_strain=MAXIMUM_STRAIN
+            )
         field = self._fields[key]
         deformation = field.deformation(cell)
         numbers = atoms.numbers if atoms.numbers.any() else None

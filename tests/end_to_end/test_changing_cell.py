@@ -1,6 +1,7 @@
 """Runs at constant pressure: i-PI changes the cell at every step."""
 
 import numpy as np
+import pytest
 from ase import Atoms
 
 from anharm.clients.calculators import make_calculator
@@ -54,4 +55,36 @@ def test_a_cell_that_leaves_the_reference_behind_stops_the_run_with_a_remedy(job
     ended = job.run()
     assert ended.code == 1
     assert "is strained by up to" in ended.message
-    assert "train a model about a reference crystal nearer to it" in ended.message
+    assert "the 0.03 that the model was trained for" in ended.message
+    assert "training.initial_strain" in ended.message
+
+
+def test_thermal_expansion_runs_at_three_temperatures_with_one_model(new_job):
+    job = new_job("npt.toml", "changing-cells")
+    job.set_steps(40, name="npt.xml")
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    with job.record() as record:
+        labels, models = list(record.labels()), record.models()
+    model = load_model(job.directory / models[-1].path)
+    assert model.largest_strain == pytest.approx(0.02)
+    cells = [label.request.cell for label in labels[:4]]
+    np.testing.assert_allclose(cells[0], 10.864 * np.eye(3), atol=1e-9)
+    assert len({round(np.linalg.det(cell), 3) for cell in cells}) == 4
+    np.testing.assert_allclose(cells[1] + cells[2], 2 * 10.864 * np.eye(3), atol=1e-9)
+    for temperature in (100, 300, 600):
+        volumes = np.loadtxt(job.directory / f"{temperature}K_silicon.out")[:, 6]
+        assert len(volumes) == 5
+        assert np.ptp(volumes) > 0
+        np.testing.assert_allclose(volumes, 10.864**3, rtol=0.05)
+
+
+def test_a_cell_that_may_take_any_shape_gives_way_to_a_stress(new_job):
+    job = new_job("nst.toml", "changing-cells")
+    job.set_steps(150, name="nst.xml")
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    edges = np.loadtxt(job.directory / "silicon.out")[8:, 7:10].mean(axis=0)
+    assert edges[0] < 0.995 * edges[1:].mean()  # C11 is 143 GPa, and 1 GPa presses along x
+    shears = np.loadtxt(job.directory / "silicon.out")[:, 10:13]
+    assert (np.ptp(shears, axis=0) > 0.01).all()

@@ -197,3 +197,23 @@ def test_a_cell_that_is_strained_too_far_is_refused_with_its_strain(laboratory) 
         force_field.deformation(1.06 * cell)
     with pytest.raises(ModelError):
         force_field.deformation(np.full((3, 3), np.nan))
+
+
+def test_a_cell_beyond_the_strain_of_the_labels_is_refused_unless_it_is_allowed(laboratory) -> None:
+    force_field = laboratory.force_field("silicon")
+    model = replace(force_field.model, largest_strain=0.01)
+    cell = force_field.supercell.lattice
+    trained = ForceField(model, force_field.supercell)
+    np.testing.assert_allclose(trained.deformation(1.019 * cell), 1.019 * np.eye(3), atol=1e-12)
+    with pytest.raises(ModelError, match=r"0\.021 .*than the 0\.02 that the model was trained for"):
+        trained.deformation(1.021 * cell)
+    with pytest.raises(ModelError, match=r"training\.initial_strain.*crystal\.maximum_strain"):
+        trained.deformation(1.021 * cell)
+    with pytest.raises(ModelError, match=r"allowed 0\.05: train a model about"):
+        trained.deformation(1.06 * cell)
+    allowed = ForceField(model, force_field.supercell, maximum_strain=0.03)
+    assert allowed.deformation(1.029 * cell) is not None
+    with pytest.raises(ModelError, match=r"allowed 0\.03"):
+        allowed.deformation(1.031 * cell)
+    trained.use(replace(model, largest_strain=0.02))  # labels in more strained cells came
+    assert trained.deformation(1.021 * cell) is not None

@@ -16,6 +16,7 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
+from anharm.clients.calculators import make_calculator
 from anharm.errors import ModelError
 from anharm.model import (
     BayesianModel,
@@ -29,6 +30,7 @@ from anharm.model import (
     build_expansion,
 )
 from anharm.model.deformation import identify_strained_supercell
+from anharm.model.ideal_crystal import ideal_energy, ideal_virial
 from anharm.model.lattice_sum import voigt
 from anharm.model.sites import assign_sites
 from anharm.model.strain import StrainedSum
@@ -283,7 +285,7 @@ def test_the_choice_of_primitive_cell_and_origin_does_not_matter(laboratory, nam
     atoms = supercell.to_atoms()
     atoms.positions = supercell.positions @ deformation.T + random_displacements(supercell, 0.1, 9)
     atoms.set_cell(turned @ deformation.T)
-    student = StructurePredictor(trainer.fit()).predict(atoms)
+    student = StructurePredictor(trainer.fit(), maximum_strain=0.05).predict(atoms)
     atoms.set_cell(supercell.lattice @ deformation.T)
     expected = StructurePredictor(teacher.model).predict(atoms)
     assert student["energy"] == pytest.approx(expected["energy"], abs=1e-6)
@@ -303,7 +305,8 @@ def test_a_polynomial_spring_crystal_is_reproduced_in_strained_cells(
     supercell = Supercell(laboratory.crystal(name), np.diag([3, 3, 3]))
     springs = Springs(supercell, bond, *stretched(tension=0.05))
     cells = [random_deformation(seed, 0.02) if strained_labels else ONE for seed in range(5)]
-    predictor = StructurePredictor(springs.train(pairs(bond), cells, size=0.15))
+    model = springs.train(pairs(bond), cells, size=0.15)
+    predictor = StructurePredictor(model, maximum_strain=0.05)
     for seed, size in ((11, 0.01), (12, 0.03)):
         deformation, u = random_deformation(seed, size), random_displacements(supercell, 0.1, seed)
         atoms = springs.structure(u, deformation)
@@ -329,7 +332,8 @@ def test_a_morse_crystal_is_approached_with_the_order_of_the_expansion(
         # Labels are a tenth as large, so that the fit gives Taylor's coefficients.
         model = springs.train(pairs(3.0, highest), [ONE] * 4, size / 10)
         u = random_displacements(supercell, size, 8)
-        found = StructurePredictor(model).predict(springs.structure(u, deformation))
+        predictor = StructurePredictor(model, maximum_strain=0.05)
+        found = predictor.predict(springs.structure(u, deformation))
         atoms = springs.structure(u, deformation)
         virial_error = found["stress"] * atoms.get_volume() + voigt(springs.virial(u, deformation))
         force_error = found["forces"] - springs.forces(u, deformation)
@@ -369,6 +373,53 @@ def test_the_elastic_constants_of_a_spring_crystal_are_the_analytic_ones(laborat
         for i, j in [(0, 0), (1, 1), (1, 2)]:
             found = slope(lambda step, i=i, j=j: stress(step, i, j))
             assert found == pytest.approx(expected[i, j, k, other], abs=1e-6 * expected.max())
+
+
+def test_the_elastic_constants_of_a_crystal_with_angular_forces_are_those_of_its_potential(
+    laboratory,
+) -> None:
+    """Tersoff's silicon is far from the Cauchy relation, C12 = C44 before its atoms relax."""
+    matrix = np.array([[-2, 2, 2], [2, -2, 2], [2, 2, -2]])
+    supercell = Supercell(laboratory.crystal("silicon"), matrix)
+    trainer = Trainer(build_expansion(supercell.crystal, {2: 5.0}), targets=["forces"])
+    reference = make_calculator("tersoff-silicon")
+    for seed in range(2):
+        atoms = supercell.to_atoms()
+        atoms.positions += random_displacements(supercell, 1e-4, seed)
+        trainer.add(supercell.lattice, atoms.positions, reference.get_forces(atoms))
+    force_field = ForceField(trainer.fit(), supercell, maximum_strain=0.05)
+    volume, still = supercell.to_atoms().get_volume(), np.zeros((1, supercell.n_atoms, 3))
+
+    def difference(strain: np.ndarray) -> np.ndarray:
+        virials = [
+            force_field.predict_strained(ONE + sign * strain, still, errors=False).virials
+            for sign in (1, -1)
+        ]
+        return -voigt(virials[0][0] - virials[1][0]) / volume
+
+    def reference_difference(strain: np.ndarray) -> np.ndarray:
+        stresses = []
+        for sign in (1, -1):
+            atoms = supercell.to_atoms()
+            atoms.set_cell(supercell.lattice @ (ONE + sign * strain).T, scale_atoms=True)
+            stresses.append(reference.get_stress(atoms))
+        return stresses[0] - stresses[1]
+
+    stretch, shear = 1e-4 * np.diag([1.0, 0, 0]), 1e-4 * np.eye(3)[[0, 2, 1]] * [[0], [1], [1]]
+    expected = [reference_difference(strain) for strain in (stretch, shear)]
+    assert expected[1][3] / 2 > 1.4 * expected[0][1]  # C44 and C12
+    for strain, wanted in zip((stretch, shear), expected, strict=True):
+        np.testing.assert_allclose(difference(strain), wanted, atol=0.01 * np.abs(wanted).max())
+    rotation = 1e-4 * np.cross(ONE, [1.0, 0, 0])
+    assert np.abs(difference(rotation)).max() < 1e-6 * np.abs(expected[0]).max()
+
+
+def test_a_crystal_under_pressure_does_the_work_of_its_change_of_volume() -> None:
+    deformation = 1.01 * ONE
+    volume_change = 1.01**3 - 1
+    assert ideal_energy(3.0 * ONE, deformation) == pytest.approx(-3.0 * volume_change, rel=1e-4)
+    found = ideal_virial(3.0 * ONE, deformation)
+    np.testing.assert_allclose(found, 3.0 * 1.01**3 * ONE, rtol=1e-4)
 
 
 def test_displacements_are_counted_from_the_strained_sites(laboratory) -> None:

@@ -60,6 +60,14 @@ def test_what_the_run_needs_is_read(folder: Path) -> None:
     assert engine.files == (Path("init.xyz"),)
 
 
+def test_a_barostat_changes_the_cell_in_an_ensemble_that_has_one(folder: Path) -> None:
+    barostat = "<barostat mode='isotropic'><tau> 200 </tau></barostat>"
+    assert not read(folder).changes_cell
+    still = INPUT.replace("</dynamics>", f"{barostat}</dynamics>")
+    assert still != INPUT and not read(folder, still).changes_cell
+    assert read(folder, still.replace("<dynamics mode='nvt'", "<dynamics mode='npt'")).changes_cell
+
+
 def test_the_order_of_atoms_and_the_units_of_the_file_are_kept(folder: Path) -> None:
     structure = read(folder).structure
     assert structure.get_chemical_symbols() == ["B", "As"]
