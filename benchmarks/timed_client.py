@@ -27,7 +27,7 @@ PARTS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("displacements from the sites", SiteAssignment, ("displacements",)),
     ("energy, forces, virial", Program, ("evaluate",)),
     ("errors of all forces", ForceErrors, ("standard_deviations",)),
-    ("the broker's answer", BrokerLink, ("ask", "ask_all")),
+    ("wait for the broker", BrokerLink, ("receive",)),
     ("encode the answer", driver_protocol, ("encode_evaluation", "encode_evaluations")),
     ("whole evaluation", LatticeClient, ("evaluate", "evaluate_batch")),
     ("send to i-PI", Channel, ("send",)),

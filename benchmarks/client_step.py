@@ -1,0 +1,78 @@
+"""Processor time of the lattice client per step, without waiting: `python client_step.py`.
+
+A link that agrees at once stands for the broker, so that neither scheduling nor i-PI counts;
+`ipi_speed.py` measures whole steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from measure import interleaved
+from systems import SILICON_64, SILICON_216, System, random_model
+from threadpoolctl import threadpool_limits
+
+from anharm.clients.lattice import LatticeClient
+from anharm.model import ForceField
+from anharm.model.storage import model_to_bytes
+from anharm.wire.driver_protocol import Batch, encode_evaluations
+from anharm.wire.messages import Message, NewModel, Observation, Observations, Proceed, encode
+
+REPEATS = 15
+
+
+class Agreeing:
+    """Says that every observation may proceed."""
+
+    name = "benchmark"
+
+    def __init__(self, model: NewModel) -> None:
+        self._model = model
+        self._sequence = -1
+
+    def join(self) -> Message:
+        """The model."""
+        return self._model
+
+    def tell(self, message: Message) -> None:
+        """Take observations, encoded as the broker would get them."""
+        encode(message)
+        assert isinstance(message, Observation | Observations)
+        together = message.one_by_one() if isinstance(message, Observations) else [message]
+        self._sequence = together[-1].sequence
+
+    def receive(self) -> Message:
+        """Agree."""
+        return Proceed(self._sequence)
+
+
+def measure(system: System, beads: int) -> None:
+    """Print a row of the table."""
+    expansion = system.expansion()
+    supercell, model = system.supercell(expansion), random_model(expansion)
+    client = LatticeClient(Agreeing(NewModel(1, model_to_bytes(model))), system.matrix, None)  # type: ignore[arg-type]
+    u = np.random.default_rng(0).normal(0, 0.02, (beads, supercell.n_atoms, 3))
+    batch = Batch(np.repeat(supercell.lattice[None], beads, axis=0), supercell.positions + u, beads)
+    force_field = ForceField(model, supercell)
+    whole, forces, errors = interleaved(
+        [
+            lambda: encode_evaluations(client.evaluate_batch(batch), beads),
+            lambda: force_field.predict(u, errors=False),
+            lambda: force_field.force_std(u, exact=False),
+        ],
+        REPEATS,
+    )
+    times = " | ".join(f"{seconds * 1e3:.3f}" for seconds in (forces, errors, whole))
+    print(f"| {system.name}{f', {beads} beads' if beads > 1 else ''} | {times} |", flush=True)
+
+
+def main() -> None:
+    """Print the table."""
+    print("| milliseconds | energy, forces, virial | all errors | whole evaluation |")
+    print("|---|---|---|---|", flush=True)
+    with threadpool_limits(1, user_api="blas"):
+        for system, beads in ((SILICON_64, 1), (SILICON_216, 1), (SILICON_64, 32)):
+            measure(system, beads)
+
+
+if __name__ == "__main__":
+    main()
