@@ -1,7 +1,7 @@
 """The physics that the manual shows: phonons, anharmonicity, effective phonons, conductivity.
 
     python benchmarks/physics.py prepare FOLDER [si] [bas] [snse]
-    python benchmarks/physics.py phonons|anharmonicity|effective|conductivity FOLDER [si] ...
+    python benchmarks/physics.py PART FOLDER [si] ...   (phonons, anharmonicity, effective, ...)
 
 `prepare` relaxes the crystals, learns models from snapshots of their own dynamics, labels snapshots
 at 300 and 600 K, and lets phonopy and phono3py displace atoms in the same reference; the others run
@@ -27,6 +27,7 @@ import numpy as np
 import phono3py
 import phonopy
 from ase import Atoms
+from ase.build import make_supercell
 from physics_references import (
     MATERIALS,
     TEMPERATURES,
@@ -50,6 +51,7 @@ def main() -> None:
         "anharmonicity": anharmonicity,
         "effective": effective,
         "conductivity": conductivity,
+        "curvature": curvature,
     }
     parser.add_argument("part", choices=parts)
     parser.add_argument("folder", type=Path)
@@ -127,6 +129,21 @@ def conductivity(name: str, folder: Path) -> None:
         words = [*words, "--isotopes", "--mesh", "11 11 11"]
     anharm(*words, "--temperatures", "300 600", "--output", folder / f"conductivity_{name}.png")
     anharm("conductivity", cold_model(name, folder), *words[2:])
+
+
+def curvature(name: str, folder: Path) -> None:
+    """Restoring force over displacement of one atom of each element: constant, if harmonic."""
+    ideal = make_supercell(crystal(name, folder), MATERIALS[name].matrix)
+    reference = Reference(name)
+    for symbol in dict.fromkeys(ideal.symbols):
+        atom = list(ideal.symbols).index(symbol)
+        for size in (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
+            pull = 0.0
+            for sign in (1, -1):
+                atoms = ideal.copy()
+                atoms.positions[atom, 0] += sign * size
+                pull -= sign * reference.forces(atoms)[atom, 0] / 2
+            print(f"{symbol} {size:5.3f} A: {pull / size:.2f} eV/A^2")
 
 
 def anharm(*words: object) -> None:
