@@ -57,3 +57,25 @@ def test_the_readme_shows_the_silicon_input_as_it_is():
         content = line.split("#")[0].strip()
         if content:
             assert content in readme
+
+
+def test_the_guide_shows_its_input_as_it_is():
+    guide = (MANUAL.parent / "guide.md").read_text()
+    run = (MANUAL.parents[1] / "inputs" / "guide" / "run.toml").read_text()
+    for line in run.splitlines():
+        assert line.split("#")[0].strip() in guide
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *MANUAL.parents[1].glob("*.md"),
+        *MANUAL.parent.glob("*.md"),
+        *(MANUAL.parents[1] / "inputs").rglob("*.md"),
+        *(MANUAL.parents[1] / "results").rglob("*.md"),
+    ],
+    ids=lambda page: str(page.relative_to(MANUAL.parents[1])),
+)
+def test_every_link_leads_to_a_file(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -9,7 +9,7 @@ from anharm.configuration import load_configuration
 from anharm.server.plan import make_plan
 
 INPUTS = Path(__file__).parents[2] / "inputs"
-MATERIALS = ("si", "bas", "snse")
+MATERIALS = ("si", "bas", "snse", "guide")
 RUN_FILES = [path for name in MATERIALS for path in sorted((INPUTS / name).glob("run*.toml"))]
 
 
