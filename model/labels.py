@@ -28,6 +28,7 @@ from anharm.model.strain import StrainedSum
 from anharm.model.symmetry import find_space_group
 from anharm.model.truncation import TruncationShapes
 
+_ROUNDING = 1e-12  # Angstrom
 KINDS = ("forces", "energies", "virials")
 _UNIT_TENSORS = np.array(  # xx, yy, zz, yz, xz, xy as (6, 3, 3)
     [[[float({i, j} == {a, b}) for j in range(3)] for i in range(3)]
@@ -177,6 +178,8 @@ class LabelReader:
             supercell, positions, numbers, self.maximum_displacement, deformation
         )
         displacements = assignment.displacements(positions, deformation)
+        # What rounding leaves of an atom on its site would teach, precisely, nothing but rounding.
+        displacements[np.abs(displacements) < _ROUNDING] = 0
         targets = {}
         if forces is not None:
             ordered = np.empty_like(forces)

@@ -17,6 +17,7 @@ from scipy.linalg.lapack import dtrtri
 
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
+from anharm.model.precisions import Precisions, fixed_point
 from anharm.model.sufficient_statistics import SufficientStatistics
 
 _RELATIVE_NOISE_FLOOR = 1e-9  # noise below this fraction of the rms target is rounding
@@ -104,21 +105,6 @@ class _Solution:
     residuals: dict[str, float]
 
 
-@dataclass(frozen=True)
-class _Precisions:
-    """Hyperparameters: prior precision of each group, noise precision of each kind."""
-
-    prior: dict[int, float]
-    noise: dict[str, float]
-
-    def change(self, other: _Precisions) -> float:
-        """Largest relative change of any of them."""
-        return max(
-            *(abs(np.log(other.prior[g] / value)) for g, value in self.prior.items()),
-            *(abs(np.log(other.noise[k] / value)) for k, value in self.noise.items()),
-        )
-
-
 def maximise_evidence(
     statistics: SufficientStatistics | Mapping[str, SufficientStatistics],
     groups: IntArray,
@@ -162,14 +148,12 @@ def maximise_evidence(
     members = {int(g): np.flatnonzero(groups == g) for g in np.unique(groups)}
     ratios = noise_ratios if noise_ratios and "forces" in statistics else {}
     start = _start(statistics, members)
-    found = start
-    iteration = 0
-    while iteration < maximum_iterations:
-        iteration += 1
-        solution = _solve(statistics, members, found)
-        found, before = _improved(solution, statistics, members, found, start, ratios), found
-        if before.change(found) < tolerance:
-            break
+
+    def improve(precisions: Precisions) -> Precisions:
+        solution = _solve(statistics, members, precisions)
+        return _improved(solution, statistics, members, precisions, start, ratios)
+
+    found, iteration = fixed_point(improve, start, tolerance, maximum_iterations)
     solution = _solve(statistics, members, found)
     gammas = _effective_parameters(solution, members, found.prior)
     return Posterior(
@@ -186,7 +170,7 @@ def maximise_evidence(
 
 def _start(
     statistics: Mapping[str, SufficientStatistics], members: Mapping[int, IntArray]
-) -> _Precisions:
+) -> Precisions:
     """Precisions from the scales of targets and design rows alone."""
     prior = {}
     most = max(statistics.values(), key=lambda one: one.n_targets)
@@ -198,17 +182,17 @@ def _start(
             scales = [float(np.sum(one.factor[:, index] ** 2)) for one in statistics.values()]
             prior[g] = _FREE_PRECISION * max(scales) / total
     noise = {kind: 1e4 / one.mean_square for kind, one in statistics.items()}
-    return _Precisions(prior, noise)
+    return Precisions(prior, noise)
 
 
 def _improved(
     solution: _Solution,
     statistics: Mapping[str, SufficientStatistics],
     members: Mapping[int, IntArray],
-    precisions: _Precisions,
-    start: _Precisions,
+    precisions: Precisions,
+    start: Precisions,
     noise_ratios: Mapping[str, float],
-) -> _Precisions:
+) -> Precisions:
     """One step of the fixed-point iteration."""
     gammas = _effective_parameters(solution, members, precisions.prior)
     prior = {}
@@ -228,7 +212,7 @@ def _improved(
             free += _PSEUDO_TARGETS
             residual += _PSEUDO_TARGETS * noise_ratios[kind] ** 2 / precisions.noise["forces"]
         noise[kind] = min(free / max(residual, 1e-300), largest)
-    return _Precisions(prior, noise)
+    return Precisions(prior, noise)
 
 
 def _of_converging_series(prior: dict[int, float], scales: dict[int, float]) -> dict[int, float]:
@@ -248,7 +232,7 @@ def _of_converging_series(prior: dict[int, float], scales: dict[int, float]) -> 
 def _shares(
     solution: _Solution,
     statistics: Mapping[str, SufficientStatistics],
-    precisions: _Precisions,
+    precisions: Precisions,
     total: float,
 ) -> dict[str, float]:
     """gamma_k of each kind of target; they sum to the number of determined parameters."""
@@ -264,7 +248,7 @@ def _shares(
 def _solve(
     statistics: Mapping[str, SufficientStatistics],
     members: Mapping[int, IntArray],
-    precisions: _Precisions,
+    precisions: Precisions,
 ) -> _Solution:
     """Posterior at fixed precisions: from the Gram matrix if that loses nothing, else from R."""
     roots = np.empty(sum(map(len, members.values())))
@@ -338,7 +322,7 @@ def _log_evidence(
     solution: _Solution,
     statistics: Mapping[str, SufficientStatistics],
     members: Mapping[int, IntArray],
-    precisions: _Precisions,
+    precisions: Precisions,
 ) -> float:
     """MacKay (1992), Eq. 3.17, for targets of unequal weight; free parameters add no prior."""
     prior = sum(
