@@ -132,6 +132,10 @@ class TrainingSection(Section):
         description="'keep' or 'learn' (what becomes of the reference's answers that i-PI itself "
         "asks for)",
     )
+    after_convergence: Literal["watch", "freeze"] = Field(
+        default="watch",
+        description="'watch' (a step that stands out is labelled, training goes on) or 'freeze'",
+    )
     factor: float = Field(
         default=3.0,
         gt=1,

@@ -215,7 +215,7 @@ class Broker:
                 f"another one ({decision.rule}: error {decision.value:.4g} eV/A); raise "
                 "training.budget and resume, or accept the model as it is",
             )
-        if decision.label and self.phase != "converged":
+        if decision.label and (self.phase != "converged" or self._resumes_training(decision)):
             client.wanted = decision
             if decision.rule != "audit":
                 self.judge.label_wanted()
@@ -225,6 +225,15 @@ class Broker:
             client.sampled_step = step
             return [(client.address, SendConfiguration(message.sequence))]
         return [(client.address, Proceed(message.sequence)), *ending]
+
+    def _resumes_training(self, decision: Decision) -> bool:
+        """Whether a step after convergence stands out, and training goes on because of it."""
+        if decision.rule == "audit" or self.settings.after_convergence == "freeze":
+            return False
+        self.phase = "training"
+        self.judge.withdraw(decision)
+        logger.warning(self.judge.reason)
+        return True
 
     def _number(self, client: LatticeClient, sequence: int) -> int:
         """The step of an observation: counted per trajectory, whichever client serves it."""

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
 from anharm.server.convergence import Convergence, assess_convergence
-from anharm.server.convergence_record import has_converged, note_convergence
-from anharm.server.decision import TrajectoryState
+from anharm.server.convergence_record import (
+    has_converged,
+    note_convergence,
+    withdraw_convergence,
+)
+from anharm.server.decision import Decision, TrajectoryState
 from anharm.server.progress import ErrorHistory
 from anharm.server.record import Record
 
@@ -92,6 +96,16 @@ class ConvergenceJudge:
         self.has_converged = True
         note_convergence(self._record, self._settings, n_steps, self.reason)
         return f"training converged at step {n_steps}: {self.reason}"
+
+    def withdraw(self, decision: Decision) -> None:
+        """Take the declaration back: a step stands out from what the model knows."""
+        self.has_converged = False
+        self.convergence = Convergence(
+            False,
+            f"Training goes on: at step {decision.step} of trajectory {decision.trajectory} the "
+            f"error of {decision.value:.4g} eV/A stands out ({decision.rule}).",
+        )
+        withdraw_convergence(self._record, self.reason)
 
 
 def _fewest_since_label(states: Mapping[str, TrajectoryState]) -> dict[str, int]:

@@ -21,5 +21,11 @@ def note_convergence(record: Record, settings: TrainingSection, step: int, reaso
     )
 
 
+def withdraw_convergence(record: Record, why: str) -> None:
+    """Note that the run has not converged after all."""
+    record.log(why, "warning")
+    record.set_metadata({"converged": "", "converged_step": "", "converged_settings": ""})
+
+
 def _criteria(settings: TrainingSection) -> str:
     return f"{settings.convergence_tolerance} {settings.convergence_refits} {settings.quiet_steps}"

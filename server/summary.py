@@ -110,7 +110,7 @@ def summarise(directory: Path, window: int) -> Summary:
             given=sum(label.request.origin == GIVEN for label in labels),
             harvested_rmse=float(np.sqrt(np.mean(np.square(harvested)))) if harvested else None,
             converged=known.get("converged", ""),
-            converged_step=int(known["converged_step"]) if "converged_step" in known else None,
+            converged_step=int(known["converged_step"]) if known.get("converged_step") else None,
             failure=known.get("failure", ""),
             quarantined=sum(1 for _ in record.rejected_labels()),
             pending=sum(

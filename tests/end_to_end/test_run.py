@@ -133,6 +133,36 @@ def test_a_run_ends_when_training_has_converged(job):
         assert record.metadata()["converged"] in ended.out
 
 
+@pytest.mark.parametrize("after", ["watch", "freeze"])
+def test_a_step_that_stands_out_after_convergence_resumes_training(job, after):
+    settings = {
+        "training__quiet_steps": 60,
+        "training__window": 50,
+        "training__audit_interval": 20,
+        "training__convergence_refits": 2,
+        "training__after_convergence": after,
+    }
+    job.set(training__factor=50.0, **settings)
+    assert job.run().code == 0
+    with job.record() as record:
+        assert record.metadata()["converged"]
+        n_labels = len(list(record.labels()))
+
+    # From here on steps stand out that lie barely above the average.
+    job.set(training__factor=1.1, **settings)
+    job.set_steps(400)
+    ended = job.run("--resume", name="resumed")
+    assert ended.code == 0, ended.err
+    with job.record() as record:
+        known = record.metadata()
+        new = [r.reason for r in record.requests() if r.state == "labelled"][n_labels:]
+        told = [event.text for event in record.events() if "stands out" in event.text]
+    if after == "freeze":
+        assert known["converged"] and not new and not told
+    else:
+        assert new[0].startswith("trajectory-average") and "Training goes on" in told[0]
+
+
 def test_after_convergence_production_goes_on_with_a_frozen_model(job):
     job.set(
         training__quiet_steps=60,
