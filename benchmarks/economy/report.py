@@ -59,6 +59,9 @@ def _line(way: str, seeds: list[dict[str, Any]], level: float) -> str:
         for one in seeds
         if (c := one.get("converged"))
     )
+    unstable = ", ".join(str(one["steps"]) for one in seeds if one.get("unstable"))
+    if unstable:
+        declared += f" unstable at step {unstable}"
     return f"| {way} | {len(seeds)} | {' | '.join(cells)} | {text} | {declared} |"
 
 

@@ -68,7 +68,8 @@ def train(
     -------
     dict
         `curve` as (labels, force RMSE); `converged`: labels, step and RMSE when training was
-        declared converged, or None; `steps` made; `ended`: why the run ended.
+        declared converged, or None; `steps` made; `unstable`: whether an atom left its site;
+        `ended`: why the run ended.
     """
     run_file = _prepare(material, rule, seed, folder)
     log = folder / "run.log"
@@ -82,8 +83,9 @@ def train(
     with Record.open(folder / "run", read_only=True) as record:
         versions, known = record.models(), record.metadata()
         steps = sum(len(chunk.maximum) for chunk in record.observations())
-    wanted_end = done.returncode == 0 or "labels is spent" in known.get("failure", "")
-    if not wanted_end:
+    failure = known.get("failure", "")
+    is_unstable = "left the region" in failure
+    if done.returncode and not is_unstable and "labels is spent" not in failure:
         raise SystemExit(f"{rule}, seed {seed} failed: {log.read_text()[-1500:]}")
     curve = [
         (len(one.labels), evaluator.rmse(load_model(folder / "run" / one.path)))
@@ -94,9 +96,10 @@ def train(
         "curve": curve,
         "converged": None,
         "steps": steps,
+        "unstable": is_unstable,
         "ended": known.get("failure") or known.get("ended", ""),
     }
-    if "converged_step" in known:
+    if known.get("converged_step"):
         # Nothing is learnt after it: the last model is the one that was declared converged.
         found["converged"] = {
             "step": int(known["converged_step"]),
