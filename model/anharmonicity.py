@@ -20,6 +20,7 @@ from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.labels import Label, LabelReader
 
 HARMONIC = 2
+_NO_FORCE = 1e-9  # eV/Angstrom, rms: far above the rounding of positions, far below thermal forces
 
 HarmonicForces = Callable[[Label], FloatArray]
 
@@ -107,8 +108,8 @@ def anharmonicity(
     Raises
     ------
     ModelError
-        If the model has no second order, a structure is not of its crystal, or only some have
-        forces.
+        If the model has no second order, a structure is not of its crystal, only some have forces,
+        or all forces are zero.
     """
     if HARMONIC not in model.expansion.orders:
         raise ModelError("the model has no second order, so nothing says what is harmonic")
@@ -200,12 +201,13 @@ class _Sums:
         forces, rests = np.concatenate(self._forces), np.concatenate(self._rests)
         own_square = sum(squares[1, 0] for squares in self.model_squares)
         square = float(forces @ forces)
-        if not square > 0:
+        rms_force = float(np.sqrt(square / len(forces)))
+        if not rms_force > _NO_FORCE:
             raise ModelError("every force is zero: give configurations of a thermal ensemble")
         return Anharmonicity(
             n_configurations=len(self._forces),
             has_reference=bool(self.has_reference),
-            rms_force=float(np.sqrt(square / len(forces))),
+            rms_force=rms_force,
             reference=_estimate(self.reference_squares, probability)
             if self.reference_squares
             else None,

@@ -36,5 +36,7 @@ def _as_atoms(label: Label, symbols: Sequence[str]) -> ase.Atoms:
         # ASE's stress is dE/dstrain per volume, the virial is -dE/dstrain.
         results["stress"] = -answer.virial / atoms.get_volume()
     atoms.calc = SinglePointCalculator(atoms, **results)
-    atoms.info.update(label=label.id, reason=request.reason, program=answer.program)
+    notes = {"reason": request.reason, "program": answer.program}
+    # ASE writes an empty text as `key=`, and its reader then takes the next entry for the value.
+    atoms.info.update(label=label.id, **{key: text for key, text in notes.items() if text})
     return atoms

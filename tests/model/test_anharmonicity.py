@@ -135,6 +135,9 @@ def test_forces_of_some_structures_alone_are_refused(model: BayesianModel) -> No
     ideal = Supercell(model.expansion.crystal, MULTIPLES).to_atoms()
     with pytest.raises(ModelError, match="every force is zero"):
         anharmonicity(model, [ideal])
+    ideal.positions += np.random.default_rng(0).normal(0, 1e-14, (len(ideal), 3))
+    with pytest.raises(ModelError, match="every force is zero"):
+        anharmonicity(model, [ideal])
 
 
 def test_harmonic_forces_of_phonopy_are_those_of_the_model(

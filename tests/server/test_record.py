@@ -172,6 +172,7 @@ def test_labels_are_exported_with_forces_and_stress(record: Record, tmp_path: Pa
     expected = -np.array([1, 2, 3, 0, 0, 0]) / silicon.get_volume()
     np.testing.assert_allclose(first.get_stress(), expected, atol=1e-8)
     assert first.get_potential_energy() == -3.0 and "stress" not in second.calc.results
+    assert second.get_potential_energy() == -3.0 and "program" not in second.info
 
 
 def test_two_brokers_cannot_share_a_directory(tmp_path: Path) -> None:
