@@ -46,7 +46,8 @@ _LAST_WORD_SECONDS = 10.0
 _LAST_STEP_SECONDS = 5.0
 _CANCEL_SECONDS = 60.0  # for giving back the nodes of a cluster
 _RESTARTS = 3
-_ENGINE_SUCCESS = "I-PI reports success"  # of a motion that knows its own end
+_ENGINE_SUCCESS = "I-PI reports success"
+_ENGINE_END = f"Exiting cleanly. {_ENGINE_SUCCESS}"  # of the steps, or by EXIT or <total_time>
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -273,7 +274,10 @@ class _Supervisor:
     def _has_succeeded(self, run: EngineRun) -> bool:
         """Whether i-PI says that it is done: an optimisation that converged, all phonons."""
         engines = (engine for engine in self.engines if engine.name == run.label)
-        return any(engine.has_printed(_ENGINE_SUCCESS) for engine in engines)
+        return any(
+            engine.has_printed(_ENGINE_SUCCESS) and not engine.has_printed(_ENGINE_END)
+            for engine in engines
+        )
 
     def _look(self) -> Status | None:
         """Show how the run stands, and find what has gone wrong."""
