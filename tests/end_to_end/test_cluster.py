@@ -9,11 +9,11 @@ import psutil
 CALCULATION = (
     "    def calculate(self, *a, **k):\n"
     "        with open('begun', 'a') as file:\n"
-    "            print(repr(float(a[0].positions.sum())), file=file)\n"
+    "            print(a[0].positions.tobytes().hex(), file=file)\n"
     "        time.sleep({seconds})\n"
     "        super().calculate(*a, **k)\n"
     "        with open('finished', 'a') as file:\n"
-    "            print(repr(float(a[0].positions.sum())), file=file)\n"
+    "            print(a[0].positions.tobytes().hex(), file=file)\n"
 )
 
 
@@ -52,6 +52,8 @@ def test_clients_come_when_labels_are_wanted_and_go_when_not(job):
     """Two clients in two blocks; after the initial labels they are idle, and give them back."""
     job.set_steps(400)
     job.set(reference__clients=2, training__audit_interval=1000)
+    # All initial labels are wanted at once, so that there is work for both.
+    job.set(training__initial_sampling="gaussian", training__initial_displacement=0.03)
     on_cluster(job, idle_limit=0.0)
     process = job.start_run()
     job.wait_for(lambda: job.n_labels() >= 1)

@@ -42,7 +42,7 @@ def test_a_reference_that_never_connects(job):
     ended = expect(
         job,
         1,
-        "2 label(s) are wanted, and no reference client has been connected to unix:anharm",
+        "1 label(s) are wanted, and no reference client has been connected to unix:anharm",
         "for 3 s (reference.connection_limit)",
         "start one",
     )
