@@ -16,9 +16,23 @@ LONGEST_VALUE = 100  # characters of a wrong value to show
 
 def describe_problems(path: Path, model: type[BaseModel], error: ValidationError) -> str:
     """Return one message that lists every problem of the file, in the file's terms."""
-    problems = [_describe(model, details) for details in error.errors(include_url=False)]
+    errors = _without_consequences(error.errors(include_url=False))
+    problems = [_describe(model, details) for details in errors]
     heading = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{path}: {heading}", *(f"  {problem}" for problem in problems)])
+
+
+def _without_consequences(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is wrong where an entry of it is: it says nothing more."""
+    wrong = [details["loc"] for details in errors]
+    return [
+        details
+        for details in errors
+        if not any(
+            len(w) > len(details["loc"]) and w[: len(details["loc"])] == details["loc"]
+            for w in wrong
+        )
+    ]
 
 
 def _describe(model: type[BaseModel], details: ErrorDetails) -> str:

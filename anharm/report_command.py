@@ -38,7 +38,7 @@ def report(directory: Path, output: Path | None = None, with_replay: bool = True
             run=run,
             is_running=is_running(directory),
             properties=read_properties(
-                directory, run.settings.engine_input, ("temperature", "conserved")
+                directory, run.settings.engine_inputs, ("temperature", "conserved")
             ),
             curve=curve,
             why_no_curve=why,

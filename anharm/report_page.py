@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -269,15 +269,17 @@ def _energy_section(source: ReportInput) -> Iterator[Html]:
             caption.format(_undrawn_swaps(trace)),
         )
     for number, properties in enumerate(source.properties[:_MOST_TRAJECTORIES]):
-        swapped = run.traces[min(number, len(run.traces) - 1)] if run.traces else None
+        swapped = _trace_of(properties, run.traces)
         for name in _PROPERTIES:
             if name in properties.columns and len(properties.columns["step"]):
-                yield element("h3", f"{name}, from {properties.path.name}")
+                yield element("h3", f"{name}, from {properties.name}")
                 yield _figure(
                     figures.property_figure(properties, name, swapped),
                     f"{name}-{number}",
                     caption.format("; i-PI's own count of steps"),
                 )
+    if len(source.properties) > _MOST_TRAJECTORIES:
+        yield element("p", f"{len(source.properties) - _MOST_TRAJECTORIES} more files: not shown.")
     if not any("temperature" in p.columns for p in source.properties):
         yield element(
             "p",
@@ -285,6 +287,14 @@ def _energy_section(source: ReportInput) -> Iterator[Html]:
             "in the run directory. Add for example <properties filename='out' stride='10'> [ step, "
             "temperature{kelvin} ] </properties> to the <output> of the i-PI input.",
         )
+
+
+def _trace_of(properties: EngineProperties, traces: Sequence[Trace]) -> Trace | None:
+    """The trajectory of a property file: the only one, or that named like its folder or system."""
+    if len(traces) == 1:
+        return traces[0]
+    named = [trace for trace in traces if trace.trajectory in properties.name]
+    return max(named, key=lambda trace: len(trace.trajectory), default=None)
 
 
 def _undrawn_swaps(trace: Trace) -> str:

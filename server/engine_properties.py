@@ -25,28 +25,29 @@ class EngineProperties:
 
     Attributes
     ----------
-    path : Path
+    name : str
+        Of the file, relative to the run directory.
     columns : dict of ndarray, shape (n,)
         By the name of the property, the first component of those that have several.
     units : dict of str
         By name; "" where i-PI prints its own atomic units.
     """
 
-    path: Path
+    name: str
     columns: dict[str, FloatArray]
     units: dict[str, str]
 
 
-def read_properties(directory: Path, engine_input: str, wanted: Sequence[str]) -> list[
-    EngineProperties
-]:  # fmt: skip
+def read_properties(
+    directory: Path, engine_inputs: Sequence[str], wanted: Sequence[str]
+) -> list[EngineProperties]:
     """Read the property files of i-PI in a run directory that hold a wanted property.
 
     Parameters
     ----------
     directory : Path
-    engine_input : str
-        Name of i-PI's input there.
+    engine_inputs : sequence of str
+        i-PI's inputs, relative to it.
     wanted : sequence of str
         Names of properties; the step is read with them.
 
@@ -57,7 +58,7 @@ def read_properties(directory: Path, engine_input: str, wanted: Sequence[str]) -
         i-PI ran elsewhere or wrote none.
     """
     found = []
-    for path in _property_files(directory, engine_input):
+    for path in [path for name in engine_inputs for path in _property_files(directory / name)]:
         columns, units = _head(path)
         chosen = {name: columns[name] for name in ("step", *wanted) if name in columns}
         if "step" not in chosen or len(chosen) < 2:
@@ -65,7 +66,7 @@ def read_properties(directory: Path, engine_input: str, wanted: Sequence[str]) -
         table = _rows(path, list(chosen.values()))
         found.append(
             EngineProperties(
-                path,
+                str(path.relative_to(directory)),
                 {name: table[:, index] for index, name in enumerate(chosen)},
                 {name: units[name] for name in chosen},
             )
@@ -73,15 +74,15 @@ def read_properties(directory: Path, engine_input: str, wanted: Sequence[str]) -
     return found
 
 
-def _property_files(directory: Path, engine_input: str) -> list[Path]:
+def _property_files(engine_input: Path) -> list[Path]:
     """Files of <properties>; those of several systems have a prefix of the system's."""
-    if not engine_input or not (directory / engine_input).is_file():
+    if not engine_input.is_file():
         return []
     try:
-        root = ElementTree.parse(directory / engine_input).getroot()
+        root = ElementTree.parse(engine_input).getroot()
     except ElementTree.ParseError:
         return []  # i-PI itself has said what is wrong with it
-    directory = (directory / engine_input).parent  # of several i-PI, the folder of the first
+    directory = engine_input.parent
     output = root.find("output")
     if output is None:
         return sorted(directory.glob("i-pi.md"))

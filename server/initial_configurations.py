@@ -181,17 +181,17 @@ def _temperature(configuration: RunConfiguration, engines: Sequence[EngineRun]) 
         return None
     if settings.initial_temperature is not None:
         return settings.initial_temperature
-    known = [r.engine.temperature for r in engines if r.engine.temperature is not None]
+    known = [r.engine.temperature for r in engines if r.engine.temperature]  # 0 K moves nothing
     if not known and settings.initial_sampling is None:
         logger.info(
-            "the i-PI input has no temperature: initial configurations are displaced at random "
-            "(training.initial_temperature would displace them as thermal motion does)"
+            "the i-PI input has no temperature above 0 K: initial configurations are displaced at "
+            "random (training.initial_temperature would displace them as thermal motion does)"
         )
         return None
     if not known:
         raise ConfigurationError(
             f'{configuration.path}: training.initial_sampling = "thermal" needs a temperature, and '
-            f"{engines[0].engine.path} has no <ensemble> <temperature>: give "
+            f"{engines[0].engine.path} has no <ensemble> <temperature> above 0 K: give "
             'training.initial_temperature = 300 (K) for example, or choose "gaussian"'
         )
     return max(known)

@@ -89,15 +89,16 @@ class LabelRequests:
                 self._submit(request)
 
     def ask_initial(self) -> bool:
-        """Ask for the next of the initial labels; whether there are any left."""
+        """Ask for the next of the initial labels; whether there are any that are not known."""
         n_asked = sum(r.reason.startswith(INITIAL) for r in self.record.requests())
         stage = self.initial.stage(n_asked, self.learner.force_field)
         for number, positions in enumerate(stage, start=n_asked + 1):
             wanted = self.initial.in_cell(number, positions)
             request = self.record.request_for(wanted.positions, wanted.cell, f"{INITIAL} {number}")
-            self._pending.add(request.id)
-            self._submit(request)
-        return bool(stage)
+            if request.state != "labelled":  # a label may have been given for the same positions
+                self._pending.add(request.id)
+                self._submit(request)
+        return bool(self._pending)
 
     def ask(self, positions: FloatArray, cell: FloatArray, decision: Decision) -> Request:
         """Ask for the label of a configuration, unless it is there or on its way already.

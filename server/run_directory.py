@@ -27,8 +27,8 @@ class RunSettings:
     training : TrainingSection
     maximum_displacement : float or None
         Angstrom.
-    engine_input : str
-        Name of i-PI's input in the run directory; empty if there is none.
+    engine_inputs : tuple of str
+        i-PI's inputs, relative to the run directory.
     synchronous : bool
     text : str
         The whole run.toml.
@@ -36,7 +36,7 @@ class RunSettings:
 
     training: TrainingSection
     maximum_displacement: float | None
-    engine_input: str
+    engine_inputs: tuple[str, ...]
     synchronous: bool
     text: str
 
@@ -61,7 +61,7 @@ def run_settings(directory: Path, metadata: Mapping[str, str]) -> RunSettings:
     return RunSettings(
         training=training,
         maximum_displacement=table.get("crystal", {}).get("maximum_displacement"),
-        engine_input=_engine_input(table.get("engine", {}).get("input", "")),
+        engine_inputs=_engine_inputs(table.get("engine", {}).get("input", [])),
         synchronous=table.get("run", {}).get("mode", "synchronous") == "synchronous",
         text=text,
     )
@@ -111,8 +111,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _engine_input(entry: str | list[str]) -> str:
-    """The (first) input, relative to the run directory: several have a folder each there."""
-    if isinstance(entry, str):
-        return Path(entry).name
-    return str(Path(Path(entry[0]).stem if len(entry) > 1 else "") / Path(entry[0]).name)
+def _engine_inputs(entry: str | list[str]) -> tuple[str, ...]:
+    """The inputs, relative to the run directory, where each of several has a folder."""
+    paths = [Path(entry)] if isinstance(entry, str) else [Path(one) for one in entry]
+    return tuple(str(Path(p.stem) / p.name) if len(paths) > 1 else p.name for p in paths)

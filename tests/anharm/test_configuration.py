@@ -92,9 +92,11 @@ def test_all_problems_are_listed_at_once(folder: Path) -> None:
     text = message(
         folder,
         MINIMAL.replace('"primitive.xyz"', '"absent.cif"')
-        + "[training]\nfacto = 3.0\nwindow = 0\n[trainin]\n",
+        + "[training]\nfacto = 3.0\nwindow = 0\n[trainin]\n"
+        + '[engine]\ninput = "absent.xml"\n',
     )
-    assert "run.toml: 4 problems" in text
+    assert "run.toml: 5 problems" in text
+    assert f"the file {folder / 'absent.xml'} does not exist" in text
     assert f"the file {folder / 'absent.cif'} does not exist" in text
     assert "training.facto: unknown key; did you mean `factor`?" in text
     assert "training.window = 0: expected a number of steps from 1" in text

@@ -105,6 +105,31 @@ def test_the_page_tells_what_happened(report, made_run):
     assert f"{predicted[1].force_rmse:.4g}" in cells
 
 
+def test_every_ipi_and_every_system_shows_its_temperature(report, made_run):
+    text = made_run.record.metadata()["configuration"]
+    several = text.replace('input = "input.xml"', 'input = ["hot.xml", "cold.xml"]')
+    made_run.record.set_metadata({"configuration": several})
+    made_run.learn()
+    made_run.walk(50, trajectory="hot")
+    made_run.walk(50, trajectory="cold")
+    head = "# column   1     --> step : .\n# column   2     --> temperature{kelvin} : .\n"
+    for engine, name in (
+        ("hot", "silicon.out"),
+        ("cold", "silicon.s0_out"),
+        ("cold", "silicon.s1_out"),
+    ):
+        folder = made_run.directory / engine
+        folder.mkdir(exist_ok=True)
+        (folder / f"{engine}.xml").write_text((made_run.directory / "input.xml").read_text())
+        (folder / name).write_text(head + "".join(f" {step} 300\n" for step in range(50)))
+    titles = report("--no-replay").words["h3"]
+    assert [title for title in titles if title.startswith("temperature")] == [
+        "temperature, from hot/silicon.out",
+        "temperature, from cold/silicon.s0_out",
+        "temperature, from cold/silicon.s1_out",
+    ]
+
+
 def test_coverage_is_that_of_the_residuals(report, made_run):
     for step in (None, 100, 200, 300):
         made_run.learn(step=step)

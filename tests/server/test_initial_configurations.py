@@ -122,6 +122,7 @@ def test_an_unknown_temperature_is_asked_for(initial) -> None:
     with pytest.raises(ConfigurationError, match=r"training\.initial_temperature = 300"):
         initial(temperature=None, initial_sampling="thermal")
     assert initial(temperature=None).temperature is None  # displaced at random
+    assert initial(temperature="0").temperature is None  # as an optimisation may say
     assert initial(temperature=None, initial_temperature=300.0).temperature == 300.0
     assert initial(temperature=None, initial_sampling="gaussian").temperature is None
 
