@@ -35,6 +35,8 @@ class ConvergenceCurve:
     ----------
     trajectories : list of Trajectory
     versions : list of ReplayedVersion
+    determined : dict of float
+        Parameters that the labels of each version determine.
     driving : dict of float
         Average error that each version had while it drove the dynamics, eV/Angstrom.
     label_rmse : dict of float
@@ -48,6 +50,7 @@ class ConvergenceCurve:
 
     trajectories: list[Trajectory]
     versions: list[ReplayedVersion]
+    determined: dict[int, float]
     driving: dict[int, float]
     label_rmse: dict[int, float]
     plateaus: dict[str, Convergence]
@@ -65,6 +68,7 @@ class ConvergenceCurve:
                 {
                     "version": v.version,
                     "labels": v.labels,
+                    "determined_parameters": self.determined[v.version],
                     "average_error": {name: v.average(name) for name in v.errors},
                     "largest_error": {name: float(e.max()) for name, e in v.errors.items()},
                     "average_error_while_driving": self.driving.get(v.version),
@@ -124,6 +128,7 @@ def find_convergence(
             settings.maximum_displacement,
             lambda: bar.advance(task) if bar and task is not None else None,
         )
+    determined = {model.version: model.determined_parameters for model in models}
     by_version: dict[int, list[float]] = {}
     for prediction in predictions:
         if prediction is not None:
@@ -131,11 +136,14 @@ def find_convergence(
     return ConvergenceCurve(
         trajectories=trajectories,
         versions=versions,
+        determined=determined,
         driving={v: history.sums[v] / history.counts[v] for v in history.counts},
         label_rmse={v: float(np.sqrt(np.mean(np.square(r)))) for v, r in by_version.items()},
         plateaus={
             t.name: assess_convergence(
-                [Refit(v.labels, 0, v.average(t.name)) for v in versions], 0, settings.training
+                [Refit(v.labels, 0, v.average(t.name), determined[v.version]) for v in versions],
+                0,
+                settings.training,
             )
             for t in trajectories
         },
@@ -162,7 +170,7 @@ def _check(directory: Path, n_models: int, trajectories: Sequence[Trajectory]) -
 def print_convergence(curve: ConvergenceCurve, console: Console) -> None:
     """The curve as a table, with what it means."""
     table = Table(title="average Bayesian error max_i sigma_i (eV/A)")
-    for title in ("model", "labels", *(t.name for t in curve.trajectories)):
+    for title in ("model", "labels", "determined", *(t.name for t in curve.trajectories)):
         table.add_column(title, justify="right")
     table.add_column("while it drove", justify="right")
     table.add_column("labels foretold, force RMSE", justify="right")
@@ -174,6 +182,7 @@ def print_convergence(curve: ConvergenceCurve, console: Console) -> None:
         table.add_row(
             str(version.version),
             str(version.labels),
+            f"{curve.determined[version.version]:.1f}",
             *averages,
             _number(curve.driving.get(version.version)),
             _number(curve.label_rmse.get(version.version)),

@@ -18,11 +18,14 @@ class Refit:
         Step of the trajectory at which it took over.
     error : float
         Bayesian error max_i sigma_i averaged over the trajectory (eV/Angstrom).
+    determined : float
+        Parameters that its labels determine, of all orders (MacKay's gamma); zero if not known.
     """
 
     labels: int
     step: int
     error: float
+    determined: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ def assess_convergence(
     the last from which the model learns much. Without audits, quiet needs that many refits
     in all.
 
+    In both cases the number of parameters that the labels determine must have a plateau, too,
+    by the same measure. While each label determines further parameters, what they do to the
+    forces counts as noise, and is found neither in the Bayesian errors nor in their change.
+    Parameters that no label determines, as those of the highest orders at low temperature, do
+    not keep training from converging.
+
     Parameters
     ----------
     history : sequence of Refit
@@ -65,6 +74,21 @@ def assess_convergence(
     """
     if not history:
         return Convergence(False, "There is no model yet.")
+    found = _assess_errors(history, steps_since_label, settings, refits_since_label)
+    if not found.converged:
+        return found
+    growth = _growth_of_determined(
+        history[-settings.convergence_refits :], settings.convergence_tolerance
+    )
+    return Convergence(False, growth) if growth else found
+
+
+def _assess_errors(
+    history: Sequence[Refit],
+    steps_since_label: int,
+    settings: TrainingSection,
+    refits_since_label: int,
+) -> Convergence:
     wanted = settings.convergence_refits
     tests = refits_since_label if settings.audit_interval else len(history)
     if steps_since_label >= settings.quiet_steps and min(tests, len(history)) >= wanted:
@@ -92,7 +116,7 @@ def _assess_plateau(refits: Sequence[Refit], tolerance: float) -> Convergence:
             f"The average errors of the last {len(errors)} refits are all zero, which no "
             "trained model gives: check the labels and the noise level.",
         )
-    change = (max(errors) - min(errors)) / mean
+    change = _spread(errors)
     relation = "less" if change < tolerance else "not less"
     return Convergence(
         change < tolerance,
@@ -100,3 +124,24 @@ def _assess_plateau(refits: Sequence[Refit], tolerance: float) -> Convergence:
         f"the average error went from {errors[0]:.4g} to {errors[-1]:.4g} eV/A and varied by "
         f"{change:.1%}, {relation} than the tolerance of {tolerance:.1%}.",
     )
+
+
+def _growth_of_determined(refits: Sequence[Refit], tolerance: float) -> str:
+    """Say that the labels of these refits determined more and more parameters; or ""."""
+    determined = [refit.determined for refit in refits]
+    if not any(determined):
+        return ""
+    change = _spread(determined)
+    if change < tolerance:
+        return ""
+    return (
+        f"The errors have settled, but what the labels determine has not: over the last "
+        f"{len(refits)} refits ({refits[0].labels} to {refits[-1].labels} labels) it went from "
+        f"{determined[0]:.0f} to {determined[-1]:.0f} parameters, a change of {change:.1%}, not "
+        f"less than the tolerance of {tolerance:.1%}."
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Largest difference in units of the mean, which is above zero."""
+    return (max(values) - min(values)) * len(values) / sum(values)

@@ -72,9 +72,10 @@ class ConvergenceJudge:
         self._refits = -1
 
     def refitted(self, version: int, n_labels: int) -> None:
-        """Note a new model version."""
+        """Note a new model version; the record says which parameters its labels determine."""
         self._refits += 1
-        self._history.refitted(version, n_labels)
+        known = {m.version: m.determined_parameters for m in self._record.models()}
+        self._history.refitted(version, n_labels, known.get(version, 0.0))
 
     def declares(self, n_steps: int) -> str:
         """Judge what has been observed; what to log if training has converged just now, or "".

@@ -28,4 +28,5 @@ def withdraw_convergence(record: Record, why: str) -> None:
 
 
 def _criteria(settings: TrainingSection) -> str:
-    return f"{settings.convergence_tolerance} {settings.convergence_refits} {settings.quiet_steps}"
+    numbers = settings.convergence_tolerance, settings.convergence_refits, settings.quiet_steps
+    return " ".join(map(str, numbers)) + " of errors and determined parameters"

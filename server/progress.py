@@ -12,19 +12,21 @@ from anharm.server.record import Record
 
 @dataclass
 class ErrorHistory:
-    """Average Bayesian error of the steps that each model version drove (eV/Angstrom)."""
+    """What each model version knew: its labels, the parameters that they determine, and the
+    average Bayesian error of the steps that it drove (eV/Angstrom)."""
 
     sums: dict[int, float] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     first_steps: dict[int, int] = field(default_factory=dict)
     labels: dict[int, int] = field(default_factory=dict)
+    determined: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def from_record(cls, record: Record) -> ErrorHistory:
         """The history of a run, from its stored observations and model versions."""
         history = cls()
         for model in record.models():
-            history.labels[model.version] = len(model.labels)
+            history.refitted(model.version, len(model.labels), model.determined_parameters)
         for chunk in record.observations():
             for version in np.unique(chunk.model_version):
                 chosen = chunk.model_version == version
@@ -39,9 +41,10 @@ class ErrorHistory:
         """Steps driven by any model."""
         return sum(self.counts.values())
 
-    def refitted(self, version: int, n_labels: int) -> None:
-        """Note a new model version."""
+    def refitted(self, version: int, n_labels: int, determined: float) -> None:
+        """Note a new model version, and how many parameters its labels determine."""
         self.labels[version] = n_labels
+        self.determined[version] = determined
 
     def observe(self, version: int, step: int, error: float) -> None:
         """Add the error of one step."""
@@ -50,7 +53,12 @@ class ErrorHistory:
     def refits(self, minimum_steps: int) -> list[Refit]:
         """Model versions that drove at least so many steps, oldest first."""
         return [
-            Refit(self.labels.get(v, 0), self.first_steps[v], self.sums[v] / self.counts[v])
+            Refit(
+                self.labels.get(v, 0),
+                self.first_steps[v],
+                self.sums[v] / self.counts[v],
+                self.determined.get(v, 0.0),
+            )
             for v in sorted(self.counts)
             if self.counts[v] >= minimum_steps
         ]

@@ -195,6 +195,11 @@ class ModelVersion:
     hyperparameters: dict[str, Any]
     created: float = 0.0
 
+    @property
+    def determined_parameters(self) -> float:
+        """Parameters that the labels determine, of all orders (MacKay's gamma); 0 if not noted."""
+        return sum(self.hyperparameters.get("effective_parameters", {}).values(), 0.0)
+
 
 @dataclass(frozen=True)
 class Event:

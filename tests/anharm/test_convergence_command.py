@@ -44,7 +44,10 @@ def test_every_version_is_judged_on_the_same_configurations(
     # The averages are those of the public predictor, configuration by configuration.
     kept = [c for c in run_with_models.record.configurations() if c.trajectory == "second"]
     for model, version in zip(found["models"], run_with_models.record.models(), strict=True):
-        predictor = StructurePredictor(load_model(run_with_models.directory / version.path))
+        learnt = load_model(run_with_models.directory / version.path)
+        shares = learnt.posterior.effective_parameters.values()
+        assert model["determined_parameters"] == pytest.approx(sum(shares))
+        predictor = StructurePredictor(learnt)
         errors = []
         for configuration in kept:
             atoms = run_with_models.atoms.copy()

@@ -14,6 +14,11 @@ def history(*errors: float) -> list[Refit]:
     return [Refit(labels=4 + n, step=50 * n, error=error) for n, error in enumerate(errors)]
 
 
+def determining(*determined: float) -> list[Refit]:
+    """Refits whose errors have settled, and what their labels determine."""
+    return [Refit(5 + n, 50 * n, 0.02, number) for n, number in enumerate(determined)]
+
+
 def test_nothing_converges_before_there_is_a_model() -> None:
     assert not assess_convergence([], 10_000, SETTINGS).converged
 
@@ -56,6 +61,28 @@ def test_without_audits_quiet_is_judged_by_all_refits() -> None:
 def test_errors_of_exactly_zero_are_not_trusted() -> None:
     result = assess_convergence(history(0.0, 0.0, 0.0), 10, SETTINGS)
     assert not result.converged and "zero" in result.reason
+
+
+@pytest.mark.parametrize("quiet", [10, 1000])
+def test_neither_plateau_nor_quiet_counts_while_labels_determine_more_parameters(
+    quiet: int,
+) -> None:
+    growing = determining(268.0, 292.0, 319.0, 337.0)  # SnSe, 632 parameters, 6 to 9 labels
+    result = assess_convergence(growing, quiet, SETTINGS, refits_since_label=3)
+    assert not result.converged
+    assert "(6 to 8 labels) it went from 292 to 337 parameters, a change of 14.2%" in result.reason
+    settled = determining(268.0, 613.2, 614.7, 613.3)
+    assert assess_convergence(settled, quiet, SETTINGS, refits_since_label=3).converged
+
+
+def test_parameters_that_no_label_determines_do_not_delay_convergence() -> None:
+    never_more_than_half = determining(60.1, 60.2, 60.2)  # of 120, say
+    assert assess_convergence(never_more_than_half, 10, SETTINGS).converged
+
+
+def test_what_labels_determine_counts_over_the_refits_of_the_plateau_alone() -> None:
+    assert not assess_convergence(determining(500.0, 600.0, 601.0), 10, SETTINGS).converged
+    assert assess_convergence(determining(500.0, 600.0, 601.0, 602.0), 10, SETTINGS).converged
 
 
 @given(

@@ -15,14 +15,14 @@ def record(tmp_path):
 
 def test_the_error_of_a_version_is_the_average_of_the_steps_it_drove():
     history = ErrorHistory()
-    history.refitted(1, 2)
+    history.refitted(1, 2, 40.5)
     for step in range(10):
         history.observe(1, step, 0.1 * (step + 1))
-    history.refitted(2, 3)
+    history.refitted(2, 3, 41.0)
     history.observe(2, 10, 0.3)
     assert history.steps == 11
     (first,) = history.refits(minimum_steps=10)
-    assert (first.labels, first.step) == (2, 0)
+    assert (first.labels, first.step, first.determined) == (2, 0, 40.5)
     assert first.error == pytest.approx(0.55)
     assert [refit.step for refit in history.refits(minimum_steps=1)] == [0, 10]
 
@@ -33,8 +33,9 @@ def test_the_history_of_a_resumed_run_is_that_of_the_record(record):
     step = 0
     for version, values in errors.items():
         labels = tuple(range(version + 1))
-        record.add_model(ModelVersion(version, "m.h5", "0", labels, {}))
-        history.refitted(version, len(labels))
+        gammas = {"effective_parameters": {"2": 10.0, "3": 20.0 * version}}
+        record.add_model(ModelVersion(version, "m.h5", "0", labels, gammas))
+        history.refitted(version, len(labels), 10.0 + 20.0 * version)
         for error in values:
             history.observe(version, step, error)
             record.observe("a", step, b"%8d" % step, (error, 0.0, 0.0), 0.0, version)
@@ -42,5 +43,6 @@ def test_the_history_of_a_resumed_run_is_that_of_the_record(record):
     again = ErrorHistory.from_record(record)
     for ours, theirs in zip(history.refits(1), again.refits(1), strict=True):
         assert (ours.labels, ours.step) == (theirs.labels, theirs.step)
+        assert ours.determined == theirs.determined
         assert ours.error == pytest.approx(theirs.error)
     assert np.isclose(sum(again.sums.values()), 1.5)
