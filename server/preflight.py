@@ -17,6 +17,7 @@ from anharm.configuration_values import is_local
 from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.cluster_blocks import import_parsl
 from anharm.server.engine_consistency import check_consistency, read_dft_input
+from anharm.server.engine_end import STOP_FILE, remove_stop_file
 from anharm.server.engine_restart import (
     RESUMED_INPUT,
     newest_checkpoint,
@@ -288,6 +289,8 @@ def _prepare_engine(run: EngineRun, directory: Path, resume: bool) -> Path | Non
     """What one i-PI is to read; None if it has made all its steps."""
     source, folder = run.engine.path, run.folder(directory)
     copy = folder / source.name
+    if remove_stop_file(folder):
+        logger.warning("removed %s, which would end i-PI at its first step", folder / STOP_FILE)
     if resume and copy.exists():
         _check_unchanged(source, copy, directory)
         return _where_to_continue(run, copy)

@@ -13,7 +13,7 @@ from pathlib import Path
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.cluster import CLUSTER
-from anharm.server.engine_restart import newest_checkpoint
+from anharm.server.engine_end import why_incomplete
 from anharm.server.engine_runs import EngineRun
 from anharm.server.preflight import (
     REFERENCE_FOLDER,
@@ -46,8 +46,6 @@ _LAST_WORD_SECONDS = 10.0
 _LAST_STEP_SECONDS = 5.0
 _CANCEL_SECONDS = 60.0  # for giving back the nodes of a cluster
 _RESTARTS = 3
-_ENGINE_SUCCESS = "I-PI reports success"
-_ENGINE_END = f"Exiting cleanly. {_ENGINE_SUCCESS}"  # of the steps, or by EXIT or <total_time>
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -257,27 +255,14 @@ class _Supervisor:
 
     def _check_complete(self) -> None:
         """i-PI ends in good order, too, when somebody stops it or its own time limit is over."""
-        assert self.broker is not None
         if self.configuration.run.stop_when_converged:
             return
-        for run in self.preparation.engines:
-            total = run.engine.total_steps
-            reached = newest_checkpoint(run.folder(self.directory), run.engine.path)
-            if reached is None or reached.step >= total or self._has_succeeded(run):
-                continue
-            raise RunFailed(
-                f"{run.label if run.name else 'i-PI'} ended after {reached.step} of {total} "
-                "steps (stopped by a signal, a file named EXIT, or its <total_time>); `anharm run "
-                f"{self.configuration.path} --resume` continues"
-            )
-
-    def _has_succeeded(self, run: EngineRun) -> bool:
-        """Whether i-PI says that it is done: an optimisation that converged, all phonons."""
-        engines = (engine for engine in self.engines if engine.name == run.label)
-        return any(
-            engine.has_printed(_ENGINE_SUCCESS) and not engine.has_printed(_ENGINE_END)
-            for engine in engines
-        )
+        runs = {run.label: run for run in self.preparation.engines}
+        for engine in self.engines:
+            why = why_incomplete(runs[engine.name], self.directory, engine.has_printed)
+            if why:
+                again = f"`anharm run {self.configuration.path} --resume` continues"
+                raise RunFailed(f"{why}; {again}")
 
     def _look(self) -> Status | None:
         """Show how the run stands, and find what has gone wrong."""

@@ -1,6 +1,7 @@
 """Ctrl-C and kills: the run ends at once and clearly, and `--resume` finishes the job."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -137,3 +138,34 @@ def test_a_checkpoint_that_was_cut_off_is_not_used(job):
     content = checkpoint.read_text().replace("<step>", "<step>9")  # the furthest, were it whole
     checkpoint.write_text(content[: len(content) // 2])
     assert expect_finished(job, label_hashes(job))[0] == last + 10
+
+
+def test_a_file_named_exit_ends_the_run_until_it_is_resumed(job):
+    job.set_steps(100_000)
+    process = job.start_run()
+    job.wait_for_step(40)
+    stop = job.directory / "EXIT"
+    stop.touch()
+    ended = job.end(process, "run", within=BOUND)
+    job.expect_no_process()
+    assert ended.code == 1
+    assert re.search(r"i-pi ended after \d+ of 100000 steps: a file named EXIT was", ended.message)
+    last = job.output_steps()[-1]
+    job.set_steps(last + 50)
+    resumed = job.run("--resume", name="resumed")
+    assert resumed.code == 0, resumed.err
+    assert f"removed {stop}" in resumed.err
+    assert job.output_steps()[-1] == last + 50
+
+
+def test_the_time_limit_of_the_input_ends_the_run_also_while_it_waits_for_a_label(job):
+    job.set_steps(100_000)
+    job.edit("input.xml", ("<total_steps>", "<total_time> 4 </total_time><total_steps>"))
+    job.set(training__audit_interval=20, training__initial_configurations=1)
+    job.slow_labels(6.0)
+    ended = job.end(job.start_run(), "run")
+    job.expect_no_process()
+    assert ended.code == 1
+    assert "steps: the <total_time> in" in ended.message
+    assert f"`anharm run {job.run_file} --resume` continues" in ended.message
+    assert job.n_labels() == 2  # the one that was on its way was waited for, and kept
