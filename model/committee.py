@@ -17,7 +17,7 @@ from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray
 from anharm.model.lattice_sum import LatticeSum, voigt_matrix
 from anharm.model.program import Program
-from anharm.model.strain import StrainedSum
+from anharm.model.strain import StrainedSum, Strengths
 from anharm.model.structure_errors import ideal_crystal_factor
 
 
@@ -97,7 +97,7 @@ class Committee:
         coefficients = expansion.monomial_weights @ unconstrained
         self._coefficients = np.ascontiguousarray(coefficients.T)
         self._polynomials = [polynomial.with_coefficients(one) for one in self._coefficients]
-        self._strengths: list[FloatArray] | None = None
+        self._strengths: list[Strengths] | None = None
 
     def member(self, index: int) -> BayesianModel:
         """A member as a model of its own, with the errors of the model it is drawn from."""

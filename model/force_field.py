@@ -18,7 +18,7 @@ from anharm.model.ideal_crystal import ideal_energy, ideal_virial
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
 from anharm.model.site_kernels import error_statistics
-from anharm.model.strain import StrainedSum
+from anharm.model.strain import StrainedSum, Strengths
 from anharm.model.structure_errors import StructureErrors, structure_errors
 from anharm.model.truncation import TruncationShapes
 
@@ -80,7 +80,7 @@ class ForceField:
         ones = csr_array(np.ones((len(terms), 1)))
         self._forest = Program.compile(model.expansion.monomials, ones)
         self._strained = StrainedSum(self._sum)
-        self._strengths: FloatArray | None = None
+        self._strengths: Strengths | None = None
         self._deformation: tuple[bytes, FloatArray | None] | None = None  # of the last cell
         self.use(model)
 

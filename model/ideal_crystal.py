@@ -1,12 +1,12 @@
 """Energy and virial of the ideal crystal in a strained cell, as far as its own stress makes them.
 
-With the virial V of the reference cell, eta = F - 1, and e its symmetric part,
+With the virial V of the reference cell and the stretch e of F = R (1 + e),
 
-    E = -[V : eta + V : (eta^T eta) / 2 - V : (e e) + tr(e) V : e / 2]
+    E = -[V : e - V : (e e) / 2 + tr(e) V : e / 2 + tr(V) det(e) / 3]
 
-The quadratic terms are what a stress adds to the elastic energy (D. C. Wallace, Solid State Physics
-25, 301 (1970)); `strain_table` holds the rest. For a pressure p they give -p times the change of
-volume.
+The quadratic and cubic terms are what a stress adds to the elastic energy (D. C. Wallace, Solid
+State Physics 25, 301 (1970)); `elastic_energy` holds the rest. For a pressure p they give exactly
+-p times the change of volume.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from anharm.model.crystal import FloatArray
+from anharm.model.stretch import Stretch
 
 
 def ideal_energy(virials: FloatArray, deformation: FloatArray) -> FloatArray:
@@ -26,24 +27,23 @@ def ideal_energy(virials: FloatArray, deformation: FloatArray) -> FloatArray:
     deformation : (3, 3) float
         F = 1 + eta.
     """
-    eta = deformation - np.eye(3)
-    e = (eta + eta.T) / 2
-    conjugate = eta + eta.T @ eta / 2 - e @ e + np.trace(e) * e / 2
+    e = Stretch.of(deformation).strain
+    conjugate = e - e @ e / 2 + np.trace(e) * e / 2 + np.linalg.det(e) * np.eye(3) / 3
     return -np.einsum("...ij,ij->...", virials, conjugate)
 
 
 def ideal_virial(virials: FloatArray, deformation: FloatArray) -> FloatArray:
     """Its virial (..., 3, 3) in the deformed cell, symmetric, eV; arguments as `ideal_energy`."""
-    eta = deformation - np.eye(3)
-    e = (eta + eta.T) / 2
+    stretch = Stretch.of(deformation)
+    e, one = stretch.strain, np.eye(3)
+    trace = np.trace(e)
+    cofactors = e @ e - trace * e + (trace**2 - np.trace(e @ e)) / 2 * one
     work = np.einsum("...ij,ij->...", virials, e)[..., None, None]
-    by_strain = (
+    isotropic = np.trace(virials, axis1=-2, axis2=-1)[..., None, None] / 3
+    by_stretch = (
         virials
-        + eta @ virials
-        - e @ virials
-        - virials @ e
-        + (work * np.eye(3) + np.trace(e) * virials) / 2
+        - (e @ virials + virials @ e) / 2
+        + (work * one + trace * virials) / 2
+        + isotropic * cofactors
     )
-    found = by_strain @ deformation.T
-    symmetric: FloatArray = (found + np.swapaxes(found, -1, -2)) / 2
-    return symmetric
+    return stretch.virial(-by_stretch)

@@ -2,18 +2,21 @@
 
 The energy per supercell is a polynomial in the strain eta and in the displacements u from the
 sites of the strained ideal crystal (`strain_table` says which), so that each cell has its own
-polynomial in u, evaluated by the kernels of the reference cell.
+polynomial in u, evaluated by the kernels of the reference cell; and what no displacement changes,
+the `elastic_energy` of the stretch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from anharm.model.crystal import FloatArray, Supercell
+from anharm.model.elastic_energy import ElasticEnergy, build_elastic_energy
 from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
 from anharm.model.program import MonomialTable, Program
@@ -25,6 +28,7 @@ from anharm.model.strain_kernels import (
     strain_gradient_by_term,
 )
 from anharm.model.strain_table import StrainTable, build_strain_table
+from anharm.model.stretch import Stretch
 from anharm.model.threads import run_threads
 
 
@@ -47,6 +51,13 @@ class StrainedValues:
     virials: FloatArray | None
 
 
+class Strengths(NamedTuple):
+    """What each contribution to a strained cell weighs with the coefficients of one model."""
+
+    moving: FloatArray  # with displacements
+    elastic: FloatArray
+
+
 class StrainedSum:
     """An expansion applied to one supercell whose cell may be strained.
 
@@ -66,6 +77,10 @@ class StrainedSum:
     @cached_property
     def _table(self) -> StrainTable:
         return build_strain_table(self.expansion)
+
+    @cached_property
+    def _elastic(self) -> ElasticEnergy:
+        return build_elastic_energy(self.expansion)
 
     @property
     def monomials(self) -> MonomialTable:
@@ -91,13 +106,16 @@ class StrainedSum:
         """The unstrained supercell."""
         return self._sum.supercell
 
-    def strengths(self, term_coefficients: FloatArray) -> FloatArray:
+    def strengths(self, term_coefficients: FloatArray) -> Strengths:
         """What each contribution to a strained cell weighs, of the coefficients of all terms."""
-        return self._table.weights * term_coefficients[self._table.terms]
+        return Strengths(
+            self._table.weights * term_coefficients[self._table.terms],
+            self._elastic.strengths(term_coefficients),
+        )
 
     def evaluate(
         self,
-        strengths: FloatArray,
+        strengths: Strengths,
         deformation: FloatArray,
         displacements: FloatArray,
         virial: bool,
@@ -107,7 +125,7 @@ class StrainedSum:
 
         Parameters
         ----------
-        strengths : (n_contributions,) float
+        strengths : Strengths
             Of `strengths`, once per model.
         deformation : (3, 3) float
             F = 1 + eta.
@@ -117,14 +135,15 @@ class StrainedSum:
             Whether to compute virials.
         threads : int
         """
-        table = self._table
+        table, n_cells = self._table, self.supercell.n_cells
         u = displacements - displacements.mean(axis=1, keepdims=True)
-        strains = table.strains(deformation - np.eye(3))
+        strains, stretch = table.strains(deformation - np.eye(3)), Stretch.of(deformation)
         coefficients = np.empty(table.n_targets)
-        effective_coefficients(strengths, table.targets, table.factors, strains, coefficients)
-        polynomial = self._forest.with_coefficients(coefficients[:-1])
+        moving, elastic = strengths
+        effective_coefficients(moving, table.targets, table.factors, strains, coefficients)
+        polynomial = self._forest.with_coefficients(coefficients)
         found = polynomial.evaluate(u, self._sum.body_atoms, False, threads)
-        energies = found.energies[0] + coefficients[-1] * self.supercell.n_cells
+        energies = found.energies[0] + n_cells * self._elastic.energy(elastic, stretch.strain)
         forces = found.forces[0] - found.forces[0].mean(axis=1, keepdims=True)
         if not virial:
             return StrainedValues(energies, forces, None)
@@ -132,8 +151,9 @@ class StrainedSum:
         gradient = np.empty(len(strains))
         all_sums = run_threads([partial(self._sums, one) for one in u], threads)
         for index, sums in enumerate(all_sums):
-            strain_gradient(strengths, table.targets, table.factors, strains, sums, gradient)
+            strain_gradient(moving, table.targets, table.factors, strains, sums, gradient)
             virials[index] -= gradient.reshape(-1, 3).T @ table.vectors @ deformation.T
+        virials += n_cells * stretch.virial(self._elastic.gradient(elastic, stretch.strain))
         return StrainedValues(energies, forces, (virials + virials.transpose(0, 2, 1)) / 2)
 
     def _sums(self, displacements: FloatArray) -> FloatArray:
@@ -143,7 +163,6 @@ class StrainedSum:
         monomial_sums(program.forest, displacements, self._sum.body_atoms, by_place)
         sums = np.empty(self._table.n_targets)
         sums[program.terms] = by_place[program.places]
-        sums[-1] = self.supercell.n_cells
         return sums
 
     def force_rows(self, deformation: FloatArray | None, displacements: FloatArray) -> FloatArray:
@@ -172,21 +191,23 @@ class StrainedSum:
         """Design rows of forces, energy and virial of one (n_atoms, 3) configuration."""
         if deformation is None:
             return self._sum.design_rows(displacements)
-        table, expansion = self._table, self.expansion
+        table, expansion, n_cells = self._table, self.expansion, self.supercell.n_cells
         u = displacements - displacements.mean(axis=0)
         forces = self.force_rows(deformation, u)
-        strains = table.strains(deformation - np.eye(3))
-        sums = self._sums(u)
-        gradient = np.empty((len(expansion.monomials.orders), 3, 3))
+        strains, stretch = table.strains(deformation - np.eye(3)), Stretch.of(deformation)
+        sums, n_terms = self._sums(u), len(expansion.monomials.orders)
+        gradient = np.empty((n_terms, 3, 3))
         strain_gradient_by_term(
             table.weights, table.terms, table.targets, table.factors, strains, table.vectors,
             sums, gradient,
         )  # fmt: skip
         weights = expansion.monomial_weights.T
         by_term = self._transformation(strains).T @ sums
+        by_term += n_cells * self._elastic.energies_by_term(stretch.strain, n_terms)
         energy = expansion.constrain((weights @ by_term)[:, None])[:, 0]
-        by_strain = voigt(gradient @ deformation.T)
-        virial = -expansion.constrain(weights @ by_strain).T
+        of_elastic = self._elastic.gradients_by_term(stretch.strain, n_terms)
+        by_strain = n_cells * stretch.virial(of_elastic) - gradient @ deformation.T
+        virial = expansion.constrain(weights @ voigt(by_strain)).T
         by_atom = forces.reshape(len(u), 3, -1)
         virial += voigt(np.einsum("aip,aj->pij", by_atom, u)).T
         return DesignRows(forces=forces, energy=energy, virial=virial)

@@ -30,7 +30,6 @@ class StrainedColumns:
     def __init__(self, table: StrainTable, weights: csr_array) -> None:
         self._factors = table.factors
         shares = np.diff(weights.indptr)[table.terms]
-        shares[table.targets == len(table.monomials.orders)] = 0  # the constant gives no column
         contributions = np.repeat(np.arange(len(shares)), shares)
         before = np.cumsum(shares) - shares
         entries = np.arange(shares.sum()) - before[contributions]

@@ -8,23 +8,13 @@ multiplied out over the subsets S of factors that take their strain part:
 
 The translational sum rules leave the origin R_o free as long as it depends only on the bodies of
 the factors that are not in S; it is the lowest of these. At fixed strain this is a polynomial in u
-again, of the same and lower orders.
-
-Where S holds all factors, the energy of uniform strain, no origin exists, and the product itself
-means nothing. At second order, long waves tell the elastic constants (Born and Huang): with
-[ab,cd] = -sum c R_c R_d over the pairs of monomials c u_a u_b at distance R, the energy is
-
-    ([ac,bd] - [ab,cd] / 2) e_ab e_cd = sum c (-(e R)_a (e R)_b + e_ab (R e R) / 2)
-
-of the symmetric part e of eta, and what the crystal's own stress adds (`ideal_crystal`). At higher
-orders, reference positions are counted from their mean over the factors, and the product is
-divided by the permanent of 1 - 1/n, which is exact for terms that come from pairs of atoms.
+again, of the same and lower orders. Where S holds all factors there is no origin: `elastic_energy`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import product
 
 import numpy as np
 
@@ -40,7 +30,7 @@ class StrainTable:
     """Contributions of the terms of an expansion to monomials in strained cells.
 
     A contribution is weight * (coefficient of its term) * (product of its strain factors), and is
-    added to the coefficient of its target. The last target is the constant, not a monomial.
+    added to the coefficient of its target.
 
     Parameters
     ----------
@@ -63,8 +53,8 @@ class StrainTable:
 
     @property
     def n_targets(self) -> int:
-        """Number of targets, the constant included."""
-        return len(self.monomials.orders) + 1
+        """Number of targets."""
+        return len(self.monomials.orders)
 
     def strains(self, strain: FloatArray) -> FloatArray:
         """The components of all strained vectors (3 n_vectors,), Angstrom."""
@@ -97,26 +87,20 @@ def build_strain_table(expansion: Expansion) -> StrainTable:
         for choice in product((False, True), repeat=int(order)):
             if not all(choice):
                 parts.append(_partly_strained(expansion, terms, np.array(choice)))
-            elif order == 2:
-                parts.append(_elastic(expansion, terms))
-            elif order > 2:  # a force on a site does no work in a strain about that site
-                parts.append(_uniform_strain(expansion, terms, int(order)))
     starts = np.cumsum([0] + [len(part.vectors) for part in parts])
     factors = [
         np.where(part.factors >= 0, part.factors + 3 * start, -1)
         for part, start in zip(parts, starts[:-1], strict=True)
     ]
-    vectors, renumbered = _distinct_vectors(np.concatenate([part.vectors for part in parts]))
+    vectors, renumbered = distinct_vectors(np.concatenate([part.vectors for part in parts]))
     slots = np.append((renumbered[:, None] * 3 + np.arange(3)).ravel(), -1)
     remaining, targets = np.unique(
         np.concatenate([part.remaining for part in parts]), axis=0, return_inverse=True
     )
-    targets = targets.ravel() - 1  # the constant comes first, and goes to the end
-    targets[targets < 0] = len(remaining) - 1
     return StrainTable(
-        MonomialTable(remaining[1:], (remaining[1:] >= 0).sum(axis=1), table.body_positions),
+        MonomialTable(remaining, (remaining >= 0).sum(axis=1), table.body_positions),
         vectors,
-        targets.astype(np.int32),
+        targets.ravel().astype(np.int32),
         np.concatenate([part.terms for part in parts]).astype(np.int32),
         np.concatenate([part.weights for part in parts]),
         np.ascontiguousarray(slots[np.concatenate(factors)], dtype=np.int32),
@@ -141,75 +125,12 @@ def _partly_strained(expansion: Expansion, terms: IntArray, chosen: IntArray) ->
     start, end = np.divmod(distinct, len(positions))
     width = expansion.monomials.variables.shape[1]
     return _Contributions(
-        _padded(_moved_home(expansion, free), width),
+        padded(_moved_home(expansion, free), width),
         terms[valid],
         ways[valid],
         positions[end] - positions[start],
-        _padded(numbers.reshape(pairs.shape) * 3 + axes, width),
+        padded(numbers.reshape(pairs.shape) * 3 + axes, width),
     )
-
-
-def _elastic(expansion: Expansion, terms: IntArray) -> _Contributions:
-    """Contributions of second order with both factors strained.
-
-    With the unit vectors x, the components of e and of e R are sums of strained vectors:
-    e_ab = ((eta x_b)_a + (eta x_a)_b) / 2, R e R = sum_c R_c (eta R)_c.
-    """
-    variables = expansion.monomials.variables
-    bodies, axes = np.divmod(variables[terms, :2], 3)
-    pairs = bodies[:, 0] != bodies[:, 1]
-    bodies, (a, b) = bodies[pairs], axes[pairs].T
-    n = len(bodies)
-    positions = expansion.monomials.body_positions
-    distances = positions[bodies[:, 1]] - positions[bodies[:, 0]]
-    bond, unit = 3 * np.arange(n), 3 * (n + np.arange(3))  # where strained vectors begin
-    half, one = np.full(n, 0.5), np.ones(n)
-
-    def strained_bond(axis: IntArray) -> list[tuple[FloatArray, IntArray]]:
-        turned = [(distances[:, c] / 2, unit[axis] + c) for c in range(3)]
-        return [(half, bond + axis), *turned]
-
-    strain = [(half, unit[b] + a), (half, unit[a] + b)]
-    along = [(distances[:, c] / 2, bond + c) for c in range(3)]
-    products = [(-one, x, y) for x in strained_bond(a) for y in strained_bond(b)]
-    products += [(one, x, y) for x in strain for y in along]
-    weights = np.concatenate([sign * x[0] * y[0] for sign, x, y in products])
-    factors = np.concatenate([np.column_stack([x[1], y[1]]) for _, x, y in products])
-    owners = np.tile(terms[pairs], len(products))
-    matter = weights != 0
-    width = variables.shape[1]
-    return _Contributions(
-        np.full((int(matter.sum()), width), -1),
-        owners[matter],
-        weights[matter],
-        np.concatenate([distances, np.eye(3)]),
-        _padded(factors[matter], width),
-    )
-
-
-def _uniform_strain(expansion: Expansion, terms: IntArray, order: int) -> _Contributions:
-    """Contributions with every factor strained: the elastic energy."""
-    variables = expansion.monomials.variables
-    bodies, axes = np.divmod(variables[terms, :order], 3)
-    extended = np.any(bodies != bodies[:, :1], axis=1)
-    clusters, numbers = np.unique(bodies[extended], axis=0, return_inverse=True)
-    positions = expansion.monomials.body_positions[clusters]
-    vectors = positions - positions.mean(axis=1, keepdims=True)
-    factors = (numbers.reshape(-1, 1) * order + np.arange(order)) * 3 + axes[extended]
-    n = int(extended.sum())
-    return _Contributions(
-        np.full((n, variables.shape[1]), -1),
-        terms[extended],
-        np.full(n, uniform_strain_scale(order)),
-        vectors.reshape(-1, 3),
-        _padded(factors, variables.shape[1]),
-    )
-
-
-def uniform_strain_scale(order: int) -> float:
-    """One over the permanent of the (order, order) matrix 1 - 1/order: 2, 9/4, ..."""
-    matrix = np.eye(order) - 1 / order
-    return float(1 / sum(matrix[range(order), p].prod() for p in permutations(range(order))))
 
 
 def _moved_home(expansion: Expansion, variables: IntArray) -> IntArray:
@@ -237,11 +158,12 @@ def _repetitions(variables: IntArray) -> FloatArray:
     return result
 
 
-def _padded(values: IntArray, width: int) -> IntArray:
+def padded(values: IntArray, width: int) -> IntArray:
+    """Rows filled up with -1."""
     return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=-1)
 
 
-def _distinct_vectors(vectors: FloatArray) -> tuple[FloatArray, IntArray]:
+def distinct_vectors(vectors: FloatArray) -> tuple[FloatArray, IntArray]:
     """Vectors that differ by more than rounding, and the number of each among them."""
     _, first, inverse = np.unique(
         np.round(vectors, 7) + 0.0, axis=0, return_index=True, return_inverse=True

@@ -142,6 +142,24 @@ def permuted_tensors(
                 yield arranged, tensor.transpose(order)
 
 
+def random_deformation(seed: int, size: float = 0.01) -> FloatArray:
+    """Nine independent components: stretch, shear and rotation."""
+    return np.eye(3) + np.random.default_rng(seed).uniform(-size, size, (3, 3))
+
+
+def random_displacements(supercell: Supercell, size: float, seed: int) -> FloatArray:
+    """Normally distributed, of mean zero."""
+    u: FloatArray = np.random.default_rng(seed).normal(0, size, (supercell.n_atoms, 3))
+    u -= u.mean(axis=0)
+    return u
+
+
+def slope(function: Callable[[float], float], step: float = 2e-3) -> float:
+    """The derivative at zero, by nine-point central differences."""
+    stencil = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
+    return sum(w * (function(k * step) - function(-k * step)) / step for k, w in stencil.items())
+
+
 class Laboratory:
     """What the tests ask for, built once per session."""
 
@@ -149,6 +167,9 @@ class Laboratory:
     random_model = staticmethod(random_model)
     fitting_supercell = staticmethod(fitting_supercell)
     permuted_tensors = staticmethod(permuted_tensors)
+    random_deformation = staticmethod(random_deformation)
+    random_displacements = staticmethod(random_displacements)
+    slope = staticmethod(slope)
 
     def __init__(self) -> None:
         self._expansions: dict[str, Expansion] = {}
