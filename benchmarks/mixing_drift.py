@@ -168,7 +168,7 @@ def table(names: list[str], folder: Path) -> None:
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name in names:
         case = CASES[name]
-        (found,) = read_properties(folder / "run", f"{name}/{name}.xml", ["time", "conserved"])
+        (found,) = read_properties(folder / "run", [f"{name}/{name}.xml"], ["time", "conserved"])
         time, energy = found.columns["time"], found.columns["conserved"] / n_atoms * MILLI
         drift, error, rms_deviation = fit_line(time, energy)
         n_calls = calls[f"{name}-dft"]

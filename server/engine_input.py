@@ -5,7 +5,6 @@ is found here, before any process is started.
 """
 
 import io
-import re
 from collections.abc import Collection
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ import ase
 from ipi.utils.units import unit_to_internal, unit_to_user
 
 from anharm.errors import ConfigurationError
+from anharm.server.engine_files import referenced_files
 from anharm.server.engine_structure import initial_structure
 
 LARGEST_INPUT = 200_000_000  # bytes; checkpoints of large systems are inputs too
-LONGEST_TEXT = 2_000  # characters of an element in which names of files are looked for
 DEFAULT_SOCKETS_PREFIX = "/tmp/ipi_"
 
 
@@ -116,6 +115,9 @@ def read_engine_input(
     first = served[0]
     initialize = first.find("initialize")
     counted = initialize if initialize is not None else first.find("beads")
+    number_of_beads = _positive(path, counted, "nbeads")
+    structure = _common_structure(path, served)
+    _check_all_atoms_are_active(path, socket, len(structure))
     return EngineInput(
         path=path,
         forcefield=_name(socket),
@@ -125,12 +127,12 @@ def read_engine_input(
         total_steps=_integer(path, root, "total_steps", 1000),
         timestep=_quantity(path, first, ".//dynamics/timestep", "time", "femtosecond"),
         temperature=_quantity(path, first, "ensemble/temperature", "temperature", "kelvin"),
-        number_of_beads=_positive(path, counted, "nbeads"),
+        number_of_beads=number_of_beads,
         number_of_systems=len(served),
         evaluations_per_step=sum(map(max, beads)),
-        structure=_common_structure(path, served),
+        structure=structure,
         output_prefix=_output(root).get("prefix", "i-pi"),
-        files=_referenced_files(path, root),
+        files=referenced_files(path, root),
         checkpoint_stride=_checkpoint_stride(path, root),
         changes_cell=any(_has_barostat(system) for system in served),
     )
@@ -282,6 +284,17 @@ def _common_structure(path: Path, systems: list[Element]) -> ase.Atoms:
     return first
 
 
+def _check_all_atoms_are_active(path: Path, socket: Element, n_atoms: int) -> None:
+    """A lattice model needs the displacements of all atoms, and gives the forces on all."""
+    active = {word for word in _words(socket.findtext("activelist")) if word != "-1"}
+    if active and active != {str(number) for number in range(n_atoms)}:
+        raise ConfigurationError(
+            f"{path}: <ffsocket name='{_name(socket)}'> has an <activelist> of {len(active)} of "
+            f"{n_atoms} atoms: the model describes the whole crystal, so remove it (atoms that "
+            "shall not move belong into <fixatoms> of the <motion>)"
+        )
+
+
 def _address(path: Path, root: Element, socket: Element) -> str:
     where = f"{path}: <ffsocket name='{_name(socket)}'>"
     mode = socket.get("mode", "inet").strip()
@@ -372,29 +385,3 @@ def _checkpoint_stride(path: Path, root: Element) -> int | None:
         for element in root.iterfind("output/checkpoint")
     ]
     return min(strides, default=None)
-
-
-def _referenced_files(path: Path, root: Element) -> tuple[Path, ...]:
-    """Return every existing file that a text or an attribute names, relative to the folder.
-
-    i-PI has many elements that name files (structures, PLUMED inputs, thermostat matrices,
-    potentials); looking for the files themselves finds them all.
-    """
-    names: dict[str, None] = {}
-    for element in root.iter():
-        texts = [*element.attrib.values(), *([element.text] if element.text else [])]
-        for text in texts:
-            if len(text) <= LONGEST_TEXT:
-                names.update(dict.fromkeys(re.split(r"[\s,\[\]{}:'\"]+", text)))
-    files = []
-    for name in filter(None, names):
-        relative = Path(name)
-        if relative.is_absolute() or not (path.parent / relative).is_file():
-            continue
-        if ".." in relative.parts:
-            raise ConfigurationError(
-                f"{path}: the file {name} lies outside the folder of the i-PI input, which is "
-                "copied into the run's directory: move it beside the input, or give its full path"
-            )
-        files.append(relative)
-    return tuple(files)

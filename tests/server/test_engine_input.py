@@ -214,6 +214,17 @@ def test_a_file_outside_the_folder_cannot_be_copied_with_the_input(folder: Path)
     assert whole.files == () and len(whole.structure) == 2
 
 
+def test_a_socket_that_leaves_atoms_out_is_refused(folder: Path) -> None:
+    def with_active(text: str) -> str:
+        assert "</ffsocket>" in INPUT
+        return INPUT.replace("</ffsocket>", f"<activelist> {text} </activelist></ffsocket>")
+
+    with pytest.raises(ConfigurationError, match=r"<activelist> of 1 of 2 atoms"):
+        read(folder, with_active("[ 1 ]"))
+    for everybody in ("[ -1 ]", "[0, 1]"):
+        assert len(read(folder, with_active(everybody)).structure) == 2
+
+
 def test_an_absent_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"input\.xml does not exist"):
         read_engine_input(tmp_path / "input.xml")
