@@ -151,10 +151,12 @@ def tell(name: str, folder: Path, samples: list[Sample]) -> None:
     second = [s for s in early if s.step <= 0.2 * samples[-1].step]
     run = read_run(folder / "run")
     print(f"\n{name}: {samples[-1].step} steps or more, {len(run.labels)} labels")
+    thirds = [early[0], samples[len(samples) // 2], samples[-1]]
+    print(f"  memory after {', '.join(str(sample.step) for sample in thirds)} steps:")
     for process in PROCESSES:
+        memory = ", ".join(f"{sample.memory[process]:.1f}" for sample in thirds)
         print(
-            f"  {process}: memory {early[0].memory[process]:.1f} MB after {early[0].step} steps, "
-            f"{samples[-1].memory[process]:.1f} MB after {samples[-1].step}; processor time "
+            f"  {process}: {memory} MB; processor time "
             f"{rate(second, process):.3f} ms per step in the second tenth of the run, "
             f"{rate(late, process):.3f} ms in the last"
         )
