@@ -129,25 +129,40 @@ def adapt(path: Path, folder: Path, tag: str) -> Adapted:
             adapted.serve_committee(child)
     if not adapted.sockets:
         raise NotForUs("no socket to serve")
+    beads = 1
     for initialize in root.iter("initialize"):
-        change_structure(initialize)
+        beads = int(initialize.get("nbeads", "1"))
+        is_path = any(motion.get("mode") == "neb" for motion in root.iter("motion"))
+        change_structure(initialize, path_of(beads, folder) if is_path else "init.xyz")
     for parent in list(root.iter()):
         for child in list(parent):
             change(adapted, parent, child, folder)
     if (folder / "bec.txt").exists():
         charges = np.where(np.arange(64) % 2, -1.0, 1.0)
-        np.savetxt(folder / "bec.txt", np.kron(charges[:, None], np.eye(3)))
+        np.savetxt(folder / "bec.txt", np.tile(np.kron(charges[:, None], np.eye(3)), (beads, 1)))
         adapted.notes["Born charges of 64 atoms"] = None
     return adapted
 
 
-def change_structure(initialize: Element) -> None:
+def path_of(beads: int, folder: Path) -> str:
+    """A file with beads along which one atom leaves its site, as a band between two states."""
+    lines = (SILICON / "init.xyz").read_text().splitlines()
+    atom = lines[2].split()
+    frames = []
+    for bead in range(beads):
+        moved = f"{atom[0]} {float(atom[1]) + 0.02 * bead} {atom[2]} {atom[3]}"
+        frames += [*lines[:2], moved, *lines[3:]]
+    (folder / "path.xyz").write_text("\n".join(frames) + "\n")
+    return "path.xyz"
+
+
+def change_structure(initialize: Element, name: str) -> None:
     """Silicon with thermal velocities in the place of what was there."""
     for child in list(initialize):
         if not (child.tag == "velocities" and child.get("mode") == "thermal"):
             initialize.remove(child)
     file = Element("file", mode="xyz")
-    file.text = "init.xyz"
+    file.text = name
     initialize.insert(0, file)
 
 
@@ -164,8 +179,6 @@ def change(adapted: Adapted, parent: Element, child: Element, folder: Path) -> N
         child.text = "[ 0, 3 ]"
     elif child.tag == "properties" and re.search(r"atom_\w+\(", child.text or ""):
         child.text = re.sub(r"(atom_\w+)\(\d+", r"\1(1", child.text or "")
-    elif child.tag == "replay":
-        adapted.notes["replays another structure"] = None
     elif child.tag in ("dynmat", "hessian") or child.tag == "instanton":
         give_matrix(adapted, child, folder)
     elif child.tag == "motion" and child.get("mode") == "replay":
