@@ -128,11 +128,12 @@ def client(run_file: Path, trajectory: str | None) -> None:
 
     from anharm.clients.lattice import run_lattice_client
     from anharm.configuration import load_configuration
-    from anharm.server.engine_runs import address_of, read_engine_runs
+    from anharm.server.engine_runs import address_of, extras_sent, read_engine_runs
     from anharm.wire.addresses import parse_address
 
     configuration = load_configuration(run_file)
-    name, address = address_of(read_engine_runs(configuration), trajectory)
+    runs = read_engine_runs(configuration)
+    name, address = address_of(runs, trajectory)
     run_lattice_client(
         parse_address(address),
         configuration.run.broker_endpoint,
@@ -142,7 +143,7 @@ def client(run_file: Path, trajectory: str | None) -> None:
         connection_limit=configuration.run.connection_limit,
         keys=configuration.run.keys,
         threads=configuration.run.threads,
-        extras=configuration.client.choice,
+        extras=extras_sent(configuration, runs),
         maximum_strain=configuration.crystal.maximum_strain,
     )
 

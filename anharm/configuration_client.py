@@ -6,14 +6,16 @@ from pydantic import Field, model_validator
 
 from anharm.configuration_values import Section, problem
 from anharm.errors import ConfigurationError
-from anharm.extras import COMMITTEE_EXTRAS, DEFAULT_EXTRAS, EXTRAS, ExtrasChoice
+from anharm.extras import COMMITTEE_EXTRAS, EXTRAS, ExtrasChoice
 
 
 class ClientSection(Section):
     """What i-PI is sent beside energy, forces and virial."""
 
-    extras: list[str] = Field(
-        default=list(DEFAULT_EXTRAS), description=f"a list of names out of {', '.join(EXTRAS)}"
+    extras: list[str] | None = Field(
+        default=None,
+        description=f"a list of names out of {', '.join(EXTRAS)} (what the i-PI input writes, by "
+        "default)",
     )
     committee: int | None = Field(
         default=None,
@@ -23,13 +25,10 @@ class ClientSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.extras is None:
+            return self  # the i-PI input decides, see anharm.server.engine_runs
         try:
             ExtrasChoice.of(self.extras, self.committee)
         except ConfigurationError as error:
             raise problem(str(error)) from error
         return self
-
-    @property
-    def choice(self) -> ExtrasChoice:
-        """The extras to send."""
-        return ExtrasChoice.of(self.extras, self.committee)

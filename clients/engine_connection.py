@@ -10,7 +10,7 @@ from typing import Protocol
 from anharm.errors import RunFailed
 from anharm.wire.addresses import SocketAddress
 from anharm.wire.channel import PeerClosed
-from anharm.wire.driver_client import serve
+from anharm.wire.driver_client import Idle, serve
 from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,12 @@ class Evaluates(Protocol):
         """Answer for each of a batch."""
 
 
-def serve_engine(connection: socket.socket, client: Evaluates, address: SocketAddress) -> None:
+def serve_engine(
+    connection: socket.socket, client: Evaluates, address: SocketAddress, idle: Idle | None = None
+) -> None:
     """Serve i-PI until it says EXIT; to end in any other way is no good end.
+
+    Where `idle` is given, it is called after each answer, while i-PI moves the atoms.
 
     Raises
     ------
@@ -35,7 +39,8 @@ def serve_engine(connection: socket.socket, client: Evaluates, address: SocketAd
         If i-PI breaks off.
     """
     try:
-        if serve(connection, client.evaluate, evaluate_batch=client.evaluate_batch) == "exit":
+        batched = client.evaluate_batch
+        if serve(connection, client.evaluate, evaluate_batch=batched, idle=idle) == "exit":
             return
     except PeerClosed as error:
         logger.info("%s", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anharm.extras import COMMITTEE_EXTRAS, ExtrasChoice
@@ -97,6 +97,13 @@ class Evaluator:
         if placed.deformation is None:
             return force_field.predict(u, errors, exact_errors=False)
         return force_field.predict_strained(placed.deformation, u, errors, exact_errors=False)
+
+    def with_errors(self, placed: Placed, result: Prediction) -> Prediction:
+        """A prediction with its errors, by the same version of the model."""
+        if result.force_std is not None:
+            return result
+        std = self.force_field.force_std(placed.displacements, False, placed.deformation)
+        return replace(result, force_std=std)
 
     def evaluations(self, placed: Placed, result: Prediction) -> list[Evaluation]:
         """The answers for i-PI, in its order of atoms."""

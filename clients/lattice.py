@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,45 @@ from anharm.wire.messages import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_CHOICE = ExtrasChoice()
-_TOGETHER = 8  # configurations of a batch that are evaluated, and observed, at a time
+TOGETHER = 8  # configurations of a batch that are evaluated, and observed, at a time
+STEP_LIMIT = 0.1  # Angstrom: no atom moves further in a step of dynamics
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Configurations that i-PI asks about, of one cell.
+
+    Attributes
+    ----------
+    cell : (3, 3) float
+    positions : (n_configurations, n_atoms, 3) float
+        Angstrom, as i-PI gave them.
+    placed : Placed
+    """
+
+    cell: FloatArray
+    positions: FloatArray
+    placed: Placed
+
+    @property
+    def ranges(self) -> list[slice]:
+        """Of the configurations that are observed together."""
+        return [slice(i, i + TOGETHER) for i in range(0, len(self.positions), TOGETHER)]
+
+    @property
+    def parts(self) -> list[Placed]:
+        """The configurations that are observed together."""
+        return [self.placed[part] for part in self.ranges]
+
+    @property
+    def digests(self) -> list[bytes]:
+        """By which configurations that come again are known."""
+        return [digest_of(self.cell, one) for one in self.positions]
+
+    def is_near(self, other: Asked) -> bool:
+        """Whether this can be the step of dynamics after another one."""
+        ours, others = self.placed.displacements, other.placed.displacements
+        return ours.shape == others.shape and bool(np.abs(ours - others).max() < STEP_LIMIT)
 
 
 class LatticeClient:
@@ -66,6 +105,10 @@ class LatticeClient:
     ) -> None:
         self._link = link
         self._sequence = -1
+        self._sends_errors = extras.has_errors
+        self._is_calm = False
+        self._last: Asked | None = None
+        self._unreported: tuple[Asked, Prediction] | None = None
         first = link.join()
         if not isinstance(first, NewModel):
             raise RunFailed(f"the broker began with a {type(first).__name__}, not with a model")
@@ -76,7 +119,10 @@ class LatticeClient:
         self._warm_up()
 
     def evaluate(self, configuration: Configuration) -> Evaluation:
-        """Energy, forces, virial and errors of one configuration, once the broker agrees.
+        """Energy, forces, virial and errors of one configuration.
+
+        They come once the broker agrees; or at once, if the step before was calm, and then the
+        broker hears of it in `report`.
 
         Raises
         ------
@@ -97,39 +143,67 @@ class LatticeClient:
     def _evaluate(self, cell: FloatArray, positions: FloatArray) -> list[Evaluation]:
         """(n_configurations, n_atoms, 3) positions in one cell; one observation for each.
 
+        Where the broker expects nothing of this step, i-PI is answered first.
+        """
+        self.report()
+        asked = Asked(cell, positions, self._evaluator.place(cell, positions))
+        is_near = self._last is not None and asked.is_near(self._last)
+        self._last = asked
+        if not (self._is_calm and is_near):
+            results = self._agree(asked)
+        else:
+            results = [self._evaluator.predict(asked.placed, self._sends_errors)]
+            self._unreported = asked, results[0]
+        parts = asked.parts if len(results) > 1 else [asked.placed]
+        answers = map(self._evaluator.evaluations, parts, results)
+        return [evaluation for answer in answers for evaluation in answer]
+
+    def report(self) -> None:
+        """Let the broker hear of what was answered before it had been observed.
+
+        Here, between two steps, a label is waited for if one is wanted after all.
+        """
+        if self._unreported is None:
+            return
+        (asked, result), self._unreported = self._unreported, None
+        self._agree(asked, self._evaluator.with_errors(asked.placed, result))
+
+    def _agree(self, asked: Asked, known: Prediction | None = None) -> list[Prediction]:
+        """Observe configurations until the broker agrees to all; the predictions of each part.
+
         While the broker looks at some of them, the next ones are evaluated; if a new model comes,
         it answers for all.
         """
-        placed = self._evaluator.place(cell, positions)
-        digests = [digest_of(cell, one) for one in positions]
-        first, agreed = self._sequence + 1, 0
-        parts = [placed[begin : begin + _TOGETHER] for begin in range(0, len(positions), _TOGETHER)]
-        results: list[Prediction | None] = [None] * len(parts)
-        answers: list[list[Evaluation]] = [[] for _ in parts]
-        while agreed < len(positions):
-            number, begin = divmod(agreed, _TOGETHER)
+        first, agreed, count = self._sequence + 1, 0, len(asked.positions)
+        parts, digests = asked.parts, asked.digests
+        results = [None if known is None else known[part] for part in asked.ranges]
+        self._is_calm = True
+        while agreed < count:
+            number, begin = divmod(agreed, TOGETHER)
             result = results[number] or self._evaluator.predict(parts[number])
+            results[number] = result
             self._link.tell(self._observations(result, begin, first + agreed, digests[agreed:]))
-            answers[number] = answers[number] or self._evaluator.evaluations(parts[number], result)
-            if number + 1 < len(parts):
+            if number + 1 < len(parts) and results[number + 1] is None:
                 results[number + 1] = self._evaluator.predict(parts[number + 1])
             reply = self._link.receive()
             if isinstance(reply, SendConfiguration):
-                agreed = self._agreed(reply, first, len(positions)) - 1
+                agreed = self._agreed(reply, first, count) - 1
                 reply = self._link.ask(
-                    ConfigurationSent.of(self._link.name, first + agreed, cell, positions[agreed])
+                    ConfigurationSent.of(
+                        self._link.name, first + agreed, asked.cell, asked.positions[agreed]
+                    )
                 )
             if isinstance(reply, Proceed):
-                agreed = self._agreed(reply, first, len(positions))
+                agreed = self._agreed(reply, first, count)
                 self._sequence = first + agreed - 1
+                self._is_calm &= reply.calm
                 continue
             self._take_model(reply)
-            results, answers = [None] * len(parts), [[] for _ in parts]
-        for number, part in enumerate(parts):
-            if not answers[number]:  # a new model came after it
-                result = self._evaluator.predict(part)
-                answers[number] = self._evaluator.evaluations(part, result)
-        return [evaluation for answer in answers for evaluation in answer]
+            results = [None] * len(parts)
+        return [
+            result or self._evaluator.predict(part)  # a new model came after it
+            for part, result in zip(parts, results, strict=True)
+        ]
 
     @staticmethod
     def _agreed(reply: Proceed | SendConfiguration, first: int, count: int) -> int:
@@ -219,7 +293,8 @@ def run_lattice_client(
                 link, supercell_matrix, maximum_displacement, threads, extras, maximum_strain
             )
             connection = connect(engine_address, connection_limit)
-            serve_engine(connection, client, engine_address)
+            serve_engine(connection, client, engine_address, client.report)
+            client.report()
         failure = ""
     except RunEnded as ending:
         failure = ""

@@ -45,6 +45,15 @@ class Prediction:
     virials: FloatArray | None
     force_std: FloatArray | None
 
+    def __getitem__(self, chosen: slice) -> Prediction:
+        """Of some of the configurations."""
+        return Prediction(
+            self.energies[chosen],
+            self.forces[chosen],
+            None if self.virials is None else self.virials[chosen],
+            None if self.force_std is None else self.force_std[chosen],
+        )
+
     @cached_property
     def error_statistics(self) -> FloatArray:
         """(n_configurations, 3) largest, mean and root mean square of `force_std`, eV/Angstrom."""

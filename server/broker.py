@@ -20,6 +20,7 @@ from anharm.server.decision import (
     Decision,
     TrajectoryState,
     decide,
+    is_calm,
     refitted,
 )
 from anharm.server.decision import Observation as DecisionInput
@@ -224,7 +225,14 @@ class Broker:
         if not ending and self.sample.wants(client.trajectory, step):
             client.sampled_step = step
             return [(client.address, SendConfiguration(message.sequence))]
-        return [(client.address, Proceed(message.sequence)), *ending]
+        calm = self._is_calm(client, decision)
+        return [(client.address, Proceed(message.sequence, calm)), *ending]
+
+    def _is_calm(self, client: LatticeClient, decision: Decision) -> bool:
+        """Whether nothing is lost if the client's next evaluation does not wait for a decision."""
+        return not self.synchronous or is_calm(
+            self.states[client.trajectory], decision, self.settings
+        )
 
     def _resumes_training(self, decision: Decision) -> bool:
         """Whether a step after convergence stands out, and training goes on because of it."""

@@ -34,6 +34,8 @@ from anharm.server.beads import reduced
 from anharm.server.error_window import ErrorWindow
 from anharm.server.thresholds import AdaptiveHistory, threshold_of
 
+CALM = 0.8  # of the threshold
+
 Rule = Literal[
     "already-labelled",
     "critical",
@@ -295,6 +297,21 @@ def is_audit_step(settings: TrainingSection, trajectory: str, step: int, beads: 
     key = f"{settings.seed}/{step}/{trajectory}".encode()
     number = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
     return number * settings.audit_interval * beads < 2**64
+
+
+def is_calm(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> bool:
+    """Tell whether the step after one that was just decided on will hardly stand out.
+
+    Errors follow the positions, which a step of dynamics changes little: where the error is well
+    below whatever it is compared with, that of the next step is below, too.
+    """
+    if settings.rule == "none":
+        return True
+    threshold = threshold_of(settings, state.adaptive, decision.mean, decision.count)
+    if threshold is None:
+        return False
+    limit = threshold if settings.maximum is None else min(threshold, settings.maximum)
+    return decision.value < CALM * limit
 
 
 def refitted(state: TrajectoryState) -> TrajectoryState:

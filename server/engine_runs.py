@@ -15,8 +15,10 @@ import numpy as np
 
 from anharm.configuration import EngineSection, RunConfiguration
 from anharm.errors import ConfigurationError
+from anharm.extras import EXTRAS, ExtrasChoice
 from anharm.model.sites import assign_sites
 from anharm.server.beads import BeadCounts
+from anharm.server.engine_extras import extras_wanted
 from anharm.server.engine_input import EngineInput, read_engine_input
 from anharm.server.learner import System
 from anharm.wire.driver_protocol import Configuration
@@ -74,12 +76,15 @@ class EngineRun:
     engine : EngineInput
         As its first socket sees it.
     trajectories : tuple of Trajectory
+    extras : tuple of str
+        What i-PI writes of the extras that lattice clients can send.
     relayed : tuple of RelayedSocket
     """
 
     name: str
     engine: EngineInput
     trajectories: tuple[Trajectory, ...]
+    extras: tuple[str, ...] = ()
     relayed: tuple[RelayedSocket, ...] = ()
 
     def folder(self, directory: Path) -> Path:
@@ -111,9 +116,25 @@ def read_engine_runs(configuration: RunConfiguration) -> tuple[EngineRun, ...]:
                 f"{' more than once' if number > 1 else ''}: names without their suffix become "
                 "folders of the run directory and names of trajectories, so rename it"
             )
-    return tuple(
+    runs = tuple(
         _read(path, name, section) for path, name in zip(section.input, names, strict=True)
     )
+    extras_sent(configuration, runs)
+    return runs
+
+
+def extras_sent(configuration: RunConfiguration, runs: Sequence[EngineRun]) -> ExtrasChoice:
+    """Return what lattice clients send: `client.extras`, or else what any i-PI input writes.
+
+    Raises
+    ------
+    ConfigurationError
+        If a committee is asked for of which nothing is sent.
+    """
+    section = configuration.client
+    wanted = {name for run in runs for name in run.extras}
+    names = section.extras if section.extras is not None else [n for n in EXTRAS if n in wanted]
+    return ExtrasChoice.of(names, section.committee)
 
 
 def _read(path: Path, name: str, section: EngineSection) -> EngineRun:
@@ -132,6 +153,7 @@ def _read(path: Path, name: str, section: EngineSection) -> EngineRun:
             Trajectory(trajectory, engine.address, engine.evaluations_per_step)
             for trajectory, engine in zip(trajectories, engines, strict=True)
         ),
+        extras_wanted(path),
         tuple(_relayed(path, name, other, engines[0]) for other in section.reference_forcefield),
     )
 

@@ -40,8 +40,13 @@ def handle_together(
         again = [n for n, one in enumerate(observations) if one.configuration == last]
         observations = observations[again[0] if again else 0 :]
     replies: list[Reply] = []
+    all_calm = True
     for observation in observations:
         replies = broker.handle(address, observation, now)
-        if replies != [(address, Proceed(observation.sequence))]:
-            break
+        match replies:
+            case [(_, Proceed(sequence=observation.sequence, calm=calm))]:
+                all_calm &= calm
+                replies = [(address, Proceed(observation.sequence, all_calm))]
+            case _:
+                break
     return replies

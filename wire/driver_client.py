@@ -11,6 +11,7 @@ from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
 Evaluate = Callable[[Configuration], Evaluation]
 EvaluateBatch = Callable[[Batch], Sequence[Evaluation]]
 Initialise = Callable[[int, str], None]
+Idle = Callable[[], None]
 
 # How long a client that failed waits for the server to see it leave.
 FAREWELL_SECONDS = 1.0
@@ -22,6 +23,7 @@ def serve(
     *,
     evaluate_batch: EvaluateBatch | None = None,
     initialise: Initialise | None = None,
+    idle: Idle | None = None,
 ) -> Literal["exit", "closed"]:
     """Answer an i-PI server until it ends the conversation, then close the connection.
 
@@ -40,6 +42,8 @@ def serve(
         not given. Batches come only where the user's i-PI input asks for them.
     initialise : callable, optional
         Called with the identifier and the text of each INIT message.
+    idle : callable, optional
+        Called when the server knows that this client is ready, before its next message is read.
 
     Returns
     -------
@@ -55,7 +59,7 @@ def serve(
         If it sends what the protocol does not allow.
     """
     channel = Channel(connection)
-    conversation = _Conversation(channel, evaluate, evaluate_batch, initialise)
+    conversation = _Conversation(channel, evaluate, evaluate_batch, initialise, idle)
     farewell = FAREWELL_SECONDS
     try:
         ending = conversation.run()
@@ -74,11 +78,13 @@ class _Conversation:
         evaluate: Evaluate,
         evaluate_batch: EvaluateBatch | None,
         initialise: Initialise | None,
+        idle: Idle | None,
     ) -> None:
         self.channel = channel
         self.evaluate = evaluate
         self.evaluate_batch = evaluate_batch
         self.initialise = initialise
+        self.idle = idle
         self.status = protocol.NEEDINIT
         self.batch_size = 1
         self.answer: bytes | None = None
@@ -87,6 +93,8 @@ class _Conversation:
         while (header := self.channel.read_unless_closed(protocol.HEADER_LENGTH)) is not None:
             if header == protocol.STATUS:
                 self.channel.send(self.status)
+                if self.idle is not None and self.status == protocol.READY:
+                    self.idle()
             elif header == protocol.POSDATA:
                 self.answer = self._evaluate()
                 self.status = protocol.HAVEDATA

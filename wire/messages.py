@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
 LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms are 24 MB
 DIGEST_BYTES = 8
@@ -182,9 +182,13 @@ class StatusRequest:
 
 @dataclass(frozen=True)
 class Proceed:
-    """The evaluation may be answered to i-PI as it is."""
+    """The evaluation may be answered to i-PI as it is.
+
+    When `calm`, the next one may be answered before it is observed: it will hardly stand out.
+    """
 
     sequence: int
+    calm: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from ase.build import bulk
 
 from anharm.clients.lattice import LatticeClient
+from anharm.extras import ExtrasChoice
 from anharm.model import BayesianModel, Crystal, ForceField, Supercell, build_expansion
 from anharm.model.regression import Posterior
 from anharm.model.storage import model_to_bytes
@@ -38,8 +41,9 @@ class Script:
 
     name = "script"
 
-    def __init__(self, *relabelled: int) -> None:
+    def __init__(self, *relabelled: int, calm: bool = False) -> None:
         self.heard: list[Message] = []
+        self.calm = calm
         self.relabelled = relabelled  # sequence number for model 1, for model 2 and so on
 
     def join(self) -> Message:
@@ -62,7 +66,7 @@ class Script:
         for observation in together:
             if (observation.model_version, observation.sequence) in enumerate(self.relabelled, 1):
                 return SendConfiguration(observation.sequence)
-        return Proceed(observation.sequence)
+        return Proceed(observation.sequence, self.calm)
 
     def seen(self) -> list[tuple[str, int, int]]:
         """What was heard: kind, first and last sequence number."""
@@ -76,6 +80,9 @@ class Script:
             )
             for message in self.heard
         ]
+
+
+WITHOUT_ERRORS = ExtrasChoice(("model_version",))
 
 
 def beads(count: int) -> tuple[Supercell, np.ndarray]:
@@ -160,3 +167,63 @@ def test_a_long_batch_is_observed_in_parts_and_answered_by_one_model() -> None:
         assert '"model_version": 3' in evaluation.extras
     client.evaluate_batch(Batch(cells[:1], positions[:1], 1))
     assert script.seen()[-1] == ("Observation", 20, 20)
+
+
+@pytest.mark.parametrize("extras", [WITHOUT_ERRORS, ExtrasChoice()])
+def test_after_a_calm_step_i_pi_is_answered_before_the_broker_hears_of_the_step(
+    extras: ExtrasChoice,
+) -> None:
+    supercell, positions = beads(3)
+    script = Script(calm=True)
+    client = LatticeClient(script, MATRIX, None, extras=extras)
+    cells = np.repeat(supercell.lattice[None], 3, axis=0)
+    client.evaluate_batch(Batch(cells, positions, 3))
+    assert script.seen() == [("Observations", 0, 2)]
+    moved = positions + 0.01 * np.sin(positions)
+    found = client.evaluate_batch(Batch(cells, moved, 3))
+    assert script.seen() == [("Observations", 0, 2)]
+    client.report()
+    client.report()
+    assert script.seen() == [("Observations", 0, 2), ("Observations", 3, 5)]
+    displacements = moved - supercell.positions
+    displacements -= displacements.mean(axis=1, keepdims=True)
+    expected = ForceField(model(1), supercell).predict(displacements)
+    observed = script.heard[-1].one_by_one()
+    for index, evaluation in enumerate(found):
+        np.testing.assert_allclose(evaluation.forces, expected.forces[index], atol=1e-10)
+        largest = expected.force_std[index].max()
+        assert observed[index].force_std_max == pytest.approx(largest, rel=1e-4)
+        sent = json.loads(evaluation.extras).get("force_std_max")
+        assert sent == (pytest.approx(largest, rel=1e-4) if extras.has_errors else None)
+
+
+def test_what_was_answered_first_is_observed_before_anything_else_is_evaluated() -> None:
+    supercell, positions = beads(1)
+    script = Script(calm=True)
+    client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
+    configuration = Configuration(supercell.lattice, positions[0])
+    for step in range(4):
+        client.evaluate(configuration)
+        assert len(script.heard) == max(step, 1)
+
+
+def test_a_jump_is_decided_on_before_it_is_answered() -> None:
+    """Exchanged replicas and line searches jump; the error may have jumped, too."""
+    supercell, positions = beads(3)
+    script = Script(calm=True)
+    client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
+    for index, one in enumerate(positions):
+        client.evaluate(Configuration(supercell.lattice, one))
+        assert len(script.heard) == index + 1
+
+
+def test_a_step_that_stands_out_after_all_is_labelled_and_the_next_has_the_new_model() -> None:
+    supercell, positions = beads(1)
+    script = Script(1, calm=True)
+    client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
+    configuration = Configuration(supercell.lattice, positions[0])
+    versions = [client.evaluate(configuration).extras for _ in range(3)]
+    assert versions == [f'{{"model_version": {n}}}' for n in (1, 1, 2)]
+    kinds = ["Observation", "Observation", "ConfigurationSent", "Observation"]
+    assert [kind for kind, _, _ in script.seen()] == kinds
+    assert [sequence for _, sequence, _ in script.seen()] == [0, 1, 1, 1]

@@ -17,6 +17,7 @@ from anharm.server.decision import (
     TrajectoryState,
     decide,
     is_audit_step,
+    is_calm,
     refitted,
 )
 
@@ -199,3 +200,33 @@ def test_a_decision_costs_next_to_nothing() -> None:
             state, _ = decide(state, Observation(step, 0.01, 0), training)
         best = min(best, (time.perf_counter() - start) / 100)
     assert best < 100e-6, f"{best * 1e6:.1f} microseconds"  # about 6 on an idle core
+
+
+@given(
+    errors_of_a_trajectory,
+    st.floats(min_value=1.5, max_value=5),
+    st.none() | st.floats(min_value=1e-3, max_value=1),
+    st.integers(1, 20),
+)
+def test_after_a_calm_step_one_of_a_similar_error_is_not_labelled(
+    errors: list[float], factor: float, maximum: float | None, interval: int
+) -> None:
+    training = settings(factor=factor, maximum=maximum, minimum_interval=interval)
+    state, decisions = replay(errors, training)
+    if is_calm(state, decisions[-1], training):
+        # a tenth more; the average, with the calm step in it now, may have moved towards it
+        error = 1.1 * decisions[-1].value
+        _, following = decide(state, Observation(len(errors), error, 0), training)
+        assert not following.label
+
+
+def test_nothing_is_calm_before_the_average_is_known_or_near_the_threshold() -> None:
+    training = settings()
+    for errors, expected in (
+        ([0.01] * 4, False),
+        ([0.01] * 9, True),
+        ([0.01] * 9 + [0.025], False),
+    ):
+        state, decisions = replay(errors, training)
+        assert is_calm(state, decisions[-1], training) == expected
+    assert is_calm(state, decisions[-1], TrainingSection(rule="none"))

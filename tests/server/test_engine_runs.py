@@ -7,7 +7,12 @@ import pytest
 
 from anharm.configuration import load_configuration
 from anharm.errors import ConfigurationError
-from anharm.server.engine_runs import address_of, ideal_configuration, read_engine_runs
+from anharm.server.engine_runs import (
+    address_of,
+    extras_sent,
+    ideal_configuration,
+    read_engine_runs,
+)
 from anharm.server.learner import build_system
 
 INPUTS = Path(__file__).parents[2] / "inputs" / "si"
@@ -81,3 +86,42 @@ def test_systems_on_one_socket_need_the_same_atoms(folder):
     path.write_text(text[:end] + second + text[end:])
     with pytest.raises(ConfigurationError, match=r"system 2 has GeSi63.*the first one Si64"):
         read_engine_runs(load(folder, 'input = "input.xml"'))
+
+
+def sent(folder, client="", **replaced):
+    text = (folder / "input.xml").read_text()
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    (folder / "input.xml").write_text(text)
+    toml = folder / "run.toml"
+    toml.write_text(toml.read_text() + client)
+    configuration = load_configuration(toml)
+    return extras_sent(configuration, read_engine_runs(configuration))
+
+
+def test_lattice_clients_send_the_extras_that_the_i_pi_input_writes(folder):
+    assert sent(folder).names == ("force_std_max",)
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("positions", ()),
+        ("force_std", ("force_std",)),
+        ("committee_force_std_max", ("force_std_max",)),
+        ("committee_pot", ("committee_pot",)),
+    ],
+)
+def test_extras_are_known_by_their_whole_names(folder, written, names):
+    choice = sent(folder, force_std_max=written)
+    assert choice.names == names
+    assert choice.n_members == (8 if "committee_pot" in names else 0)
+
+
+def test_a_list_of_extras_in_run_toml_decides(folder):
+    assert sent(folder, '\n[client]\nextras = ["model_version"]\n').names == ("model_version",)
+
+
+def test_a_committee_that_i_pi_would_not_write_is_refused(folder):
+    with pytest.raises(ConfigurationError, match="a committee of 4 is asked for and nothing"):
+        sent(folder, "\n[client]\ncommittee = 4\n")

@@ -97,6 +97,26 @@ def test_ipi_conserves_energy_on_our_forces(address, tmp_path, start_ipi, consol
     np.testing.assert_allclose(written, largest, atol=1e-6)
 
 
+@pytest.mark.parametrize("consolidate", [True, False])
+def test_a_client_has_time_of_its_own_after_every_answer(address, tmp_path, start_ipi, consolidate):
+    """i-PI asks for the status after each answer, and waits for nothing else."""
+    write_ipi_input(tmp_path, address, consolidate=consolidate, steps=5)
+    ipi = start_ipi("input.xml")
+    events: list[str] = []
+
+    def evaluate(configuration: Configuration) -> Evaluation:
+        events.append("evaluates")
+        return einstein_crystal(configuration)
+
+    def idle() -> None:
+        if events and events[-1] != "idle":
+            events.append("idle")
+
+    assert serve(connect(address, 60), evaluate, idle=idle) == "exit"
+    assert ipi.wait(60) == 0
+    assert events[:11] == ["evaluates", "idle"] * 5 + ["evaluates"]
+
+
 def test_ipi_sends_beads_in_batches_and_the_padding_is_recognised(address, tmp_path, start_ipi):
     write_ipi_input(tmp_path, address, beads=6, batch=4, steps=10)
     ipi = start_ipi("input.xml")
