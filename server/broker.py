@@ -9,31 +9,29 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-import numpy as np
-
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.server.beads import BeadCounts
 from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence_judge import ConvergenceJudge
-from anharm.server.decision import (
-    Decision,
-    TrajectoryState,
-    decide,
-    is_calm,
-    refitted,
-)
-from anharm.server.decision import Observation as DecisionInput
+from anharm.server.decision import Decision
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
-from anharm.server.lattice_clients import LatticeClient, check_numbers, labels_from_clients
+from anharm.server.lattice_clients import (
+    LatticeClient,
+    budget_spent,
+    check_numbers,
+    labels_from_clients,
+    too_many,
+)
 from anharm.server.learner import Learner
 from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
 from anharm.server.relays import Relays
-from anharm.server.resumption import restore_states, stored_state
+from anharm.server.status import status_of
+from anharm.server.trajectories import Trajectories
 from anharm.wire.messages import (
     PROTOCOL_VERSION,
     Alive,
@@ -48,7 +46,6 @@ from anharm.wire.messages import (
     Observation,
     Proceed,
     SendConfiguration,
-    Status,
     StatusRequest,
     Stop,
     Waiting,
@@ -57,8 +54,6 @@ from anharm.wire.messages import (
 
 logger = logging.getLogger(__name__)
 logger.addFilter(FloodLimit(most=500))
-
-LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
 
 Phase = Literal["initial labels", "training", "converged", "stopped"]
 Reply = tuple[bytes, Message]
@@ -100,13 +95,11 @@ class Broker:
         self.n_atoms = len(initial.ideal.positions)
         self.relays = Relays(self.labels, record, self.n_atoms)
         self.clients: dict[str, LatticeClient] = {}
-        self.beads = beads
-        self.states, self.configurations = restore_states(record, self.settings, beads)
+        self.trajectories = Trajectories(record, self.settings, beads)
         self.sample = ConfigurationSample(record)
-        self.judge = ConvergenceJudge(record, self.settings, beads, self.states)
+        self.judge = ConvergenceJudge(record, self.settings, beads, self.trajectories.states)
         self.phase: Phase = "initial labels"
         self.failure = ""
-        self.n_lost = 0
         self.n_finished = 0
         self._is_fold_due = False
         self._now = 0.0
@@ -131,7 +124,8 @@ class Broker:
         """
         self._now = now
         if isinstance(message, StatusRequest):
-            return self._status(address, message)
+            replies = self.stop(message.stop, "") if message.stop else []
+            return [*replies, (address, status_of(self))]
         if isinstance(message, Hello):
             return self._welcome(address, message)
         if isinstance(message, ForcesWanted):
@@ -170,11 +164,9 @@ class Broker:
             raise BadMessage("a Hello in the name of a client that is there")
         if any(client.address == address for client in self.clients.values()):
             raise BadMessage("a second Hello of a client")
-        if self._has_too_many(message.trajectory):
-            failure = (
-                f"the broker serves {len(self.clients)} lattice clients and has "
-                f"{len(self.states)} trajectories; {LARGEST_NUMBER_OF_CLIENTS} are the most allowed"
-            )
+        names = self.trajectories.states.keys() | {c.trajectory for c in self.clients.values()}
+        failure = too_many(len(self.clients), names, message.trajectory)
+        if failure:
             return [(address, Stop("", failure))]
         client = LatticeClient(message.client, address, message.trajectory, last_heard=self._now)
         self.clients[message.client] = client
@@ -185,54 +177,35 @@ class Broker:
             return [(address, Waiting(self.waiting_for))]
         return [self._model_for(client)]
 
-    def _has_too_many(self, trajectory: str) -> bool:
-        """Whether one more client, or one more trajectory, would be too many."""
-        is_new = trajectory not in self.states and trajectory not in {
-            client.trajectory for client in self.clients.values()
-        }
-        return len(self.clients) >= LARGEST_NUMBER_OF_CLIENTS or (
-            is_new and len(self.states) >= LARGEST_NUMBER_OF_CLIENTS
-        )
-
     def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
         if self.phase == "stopped":
             return [(client.address, Stop("the run has ended", self.failure))]
         check_numbers(message)
         if client.is_new:
-            self._place(client, message)
+            self.trajectories.place(client, message)
         first_new = client.last_sequence + (0 if client.may_repeat else 1)
         if message.sequence < first_new:
             raise BadMessage(f"observation {message.sequence} after {client.last_sequence}")
         if message.model_version != self.learner.version:
             return [self._model_for(client)]
-        step = self._number(client, message.sequence)
-        decision = self._decide(client, step, message)
-        self._note(client, step, message)
+        if self.trajectories.number(client, message.sequence):
+            self.judge.count(client.trajectory)
+        decision = self.trajectories.decide(client, message, self.labels.n_taken)
+        self.judge.observe(message.model_version, client.step, message.force_std_max)
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
         if is_spent and self.phase != "converged":
-            return self.stop(
-                "",
-                f"the budget of {self.settings.budget} labels is spent, and step {step} wants "
-                f"another one ({decision.rule}: error {decision.value:.4g} eV/A); raise "
-                "training.budget and resume, or accept the model as it is",
-            )
+            return self.stop("", budget_spent(self.settings.budget, decision))
         if decision.label and (self.phase != "converged" or self._resumes_training(decision)):
             client.wanted = decision
             if decision.rule != "audit":
                 self.judge.label_wanted()
             return [(client.address, SendConfiguration(message.sequence))]
         ending = self._judge()
-        if not ending and self.sample.wants(client.trajectory, step):
-            client.sampled_step = step
+        if not ending and self.sample.wants(client.trajectory, client.step):
+            client.sampled_step = client.step
             return [(client.address, SendConfiguration(message.sequence))]
-        calm = self._is_calm(client, decision)
+        calm = not self.synchronous or self.trajectories.is_calm(decision)
         return [(client.address, Proceed(message.sequence, calm)), *ending]
-
-    def _is_calm(self, client: LatticeClient, decision: Decision) -> bool:
-        """Whether nothing is lost if the client's next evaluation does not wait for a decision."""
-        return not self.synchronous or is_calm(
-            self.states[client.trajectory], decision, self.settings
-        )
 
     def _resumes_training(self, decision: Decision) -> bool:
         """Whether a step after convergence stands out, and training goes on because of it."""
@@ -242,52 +215,6 @@ class Broker:
         self.judge.withdraw(decision)
         logger.warning(self.judge.reason)
         return True
-
-    def _number(self, client: LatticeClient, sequence: int) -> int:
-        """The step of an observation: counted per trajectory, whichever client serves it."""
-        if sequence > client.last_sequence:
-            self.n_lost += sequence - client.last_sequence - 1
-            self.judge.count(client.trajectory)
-            state = self.states.get(client.trajectory)
-            client.step = 0 if state is None or state.last_step is None else state.last_step + 1
-        client.last_sequence, client.may_repeat = sequence, False
-        return client.step
-
-    def _place(self, client: LatticeClient, message: Observation) -> None:
-        """Find the step of the first observation of a client that is new or came back.
-
-        Where the one before it, or the broker before this one, died in the middle of a step, the
-        same configuration is evaluated again, and it is the same step.
-        """
-        state = self.states.get(client.trajectory)
-        last_step = -1 if state is None or state.last_step is None else state.last_step
-        is_again = self.configurations.get(client.trajectory) == message.configuration
-        client.is_new, client.may_repeat, client.step = False, True, last_step
-        client.last_sequence = message.sequence if is_again else message.sequence - 1
-
-    def _decide(self, client: LatticeClient, step: int, message: Observation) -> Decision:
-        state = self.states.get(client.trajectory) or TrajectoryState(
-            client.trajectory, beads=self.beads.of(client.trajectory)
-        )
-        error = float(np.float32(message.force_std_max))  # as the record keeps it
-        seen = DecisionInput(step, error, message.model_version, self.labels.n_taken)
-        self.states[client.trajectory], decision = decide(state, seen, self.settings)
-        if decision.verdict == "budget":
-            self.record.add_decision(decision)
-        return decision
-
-    def _note(self, client: LatticeClient, step: int, message: Observation) -> None:
-        errors = (message.force_std_max, message.force_std_mean, message.force_std_rms)
-        self.record.observe(
-            client.trajectory,
-            step,
-            message.configuration,
-            errors,
-            message.energy,
-            message.model_version,
-        )
-        self.configurations[client.trajectory] = message.configuration
-        self.judge.observe(message.model_version, step, message.force_std_max)
 
     def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:
         decision, client.wanted = client.wanted, None
@@ -356,8 +283,7 @@ class Broker:
         if self.learner.n_labels and not self.learner.is_current:
             self.learner.refit()
             self.judge.refitted(self.learner.version, self.learner.n_labels)
-            for name, state in self.states.items():
-                self.states[name] = refitted(state)
+            self.trajectories.refitted()
             self._is_fold_due = True
             self._fold_if_due()
         if is_initial:
@@ -376,7 +302,7 @@ class Broker:
         """Declare convergence, once, from what has been observed."""
         if self.phase != "training" or self.labels:
             return []
-        text = self.judge.declares(self.n_steps)
+        text = self.judge.declares(self.trajectories.n_steps)
         if not text:
             return []
         self.phase = "converged"
@@ -411,9 +337,7 @@ class Broker:
     def _fold(self) -> None:
         """Store the observations in the database, with the states that they lead to."""
         self._is_fold_due = False
-        self.record.fold(
-            {n: stored_state(state, self.configurations[n]) for n, state in self.states.items()}
-        )
+        self.trajectories.fold()
 
     def write_status(self) -> None:
         """Write, for those who watch the run, what has changed in how it stands."""
@@ -455,11 +379,6 @@ class Broker:
         self.record.log(text, "warning")
         del self.clients[client.name]
 
-    @property
-    def n_steps(self) -> int:
-        """Steps of all trajectories, those of ring polymers having many evaluations."""
-        return sum(-(-state.steps // state.beads) for state in self.states.values())
-
     def reassure(self) -> list[Reply]:
         """Tell the clients that wait that the broker is alive."""
         return [
@@ -478,25 +397,6 @@ class Broker:
     def n_pending(self) -> int:
         """Labels asked for and not received, whoever wants them."""
         return self.labels.n_open
-
-    def _status(self, address: bytes, message: StatusRequest) -> list[Reply]:
-        replies = self.stop(message.stop, "") if message.stop else []
-        state = max(self.states.values(), key=lambda s: s.steps, default=None)
-        has_errors = state is not None and len(state.errors) > 0
-        status = Status(
-            phase=self.phase,
-            waiting_for=self.waiting_for,
-            steps=self.n_steps,
-            labels=self.learner.n_labels,
-            pending=self.n_pending,
-            model_version=self.learner.version,
-            error=float(state.errors[-1]) if state is not None and has_errors else -1.0,
-            average_error=float(state.mean_error or 0.0) if state and has_errors else -1.0,
-            converged=self.judge.has_converged,
-            convergence=self.judge.reason,
-            failure=self.failure,
-        )
-        return [*replies, (address, status)]
 
     def fail(self, error: AnharmError) -> list[Reply]:
         """End the run because of an error."""

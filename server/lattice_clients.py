@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
 from anharm.server.decision import Decision
 from anharm.wire.messages import DIGEST_BYTES, BadMessage, Observation
 
+LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
 LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
 
 
@@ -74,3 +76,23 @@ def check_numbers(message: Observation) -> None:
             raise BadMessage(f"a force error of {error} eV/A")
     if len(message.configuration) != DIGEST_BYTES:
         raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
+
+
+def too_many(n_clients: int, trajectories: Set[str], trajectory: str) -> str:
+    """Say why one more client, for one of the trajectories or a new one, is too much; or ""."""
+    n_more = len(trajectories | {trajectory})
+    if n_clients < LARGEST_NUMBER_OF_CLIENTS and n_more <= LARGEST_NUMBER_OF_CLIENTS:
+        return ""
+    return (
+        f"the broker serves {n_clients} lattice clients and has {len(trajectories)} trajectories; "
+        f"{LARGEST_NUMBER_OF_CLIENTS} are the most allowed"
+    )
+
+
+def budget_spent(budget: int, decision: Decision) -> str:
+    """Say that a label is wanted and none is left."""
+    return (
+        f"the budget of {budget} labels is spent, and step {decision.step} wants another one "
+        f"({decision.rule}: error {decision.value:.4g} eV/A); raise training.budget and resume, or "
+        "accept the model as it is"
+    )

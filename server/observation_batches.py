@@ -36,7 +36,7 @@ def handle_together(
     observations = message.one_by_one()
     client = broker.clients.get(message.client)
     if client is not None and client.is_new:
-        last = broker.configurations.get(client.trajectory)
+        last = broker.trajectories.last_configurations.get(client.trajectory)
         again = [n for n, one in enumerate(observations) if one.configuration == last]
         observations = observations[again[0] if again else 0 :]
     replies: list[Reply] = []

@@ -1,0 +1,97 @@
+"""The trajectories of a run: their steps are numbered, decided on, and kept in the record."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anharm.configuration import TrainingSection
+from anharm.server.beads import BeadCounts
+from anharm.server.decision import Decision, TrajectoryState, decide, is_calm, refitted
+from anharm.server.decision import Observation as DecisionInput
+from anharm.server.lattice_clients import LatticeClient
+from anharm.server.record import Record
+from anharm.server.resumption import restore_states, stored_state
+from anharm.wire.messages import Observation
+
+
+class Trajectories:
+    """What the broker knows of each trajectory, whichever lattice clients serve it.
+
+    Parameters
+    ----------
+    record : Record
+        What it holds already is gone on with.
+    settings : TrainingSection
+    beads : BeadCounts
+        Evaluations of a step of each trajectory.
+
+    Attributes
+    ----------
+    states : dict of TrajectoryState
+        By trajectory.
+    last_configurations : dict of bytes
+        Digests of the configurations evaluated last.
+    """
+
+    def __init__(self, record: Record, settings: TrainingSection, beads: BeadCounts) -> None:
+        self._record, self._settings, self._beads = record, settings, beads
+        self.states, self.last_configurations = restore_states(record, settings, beads)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of all trajectories, those of ring polymers having many evaluations."""
+        return sum(-(-state.steps // state.beads) for state in self.states.values())
+
+    def place(self, client: LatticeClient, message: Observation) -> None:
+        """Find the step of the first observation of a client that is new or came back.
+
+        Where the one before it, or the broker before this one, died in the middle of a step, the
+        same configuration is evaluated again, and it is the same step.
+        """
+        state = self.states.get(client.trajectory)
+        last_step = -1 if state is None or state.last_step is None else state.last_step
+        is_again = self.last_configurations.get(client.trajectory) == message.configuration
+        client.is_new, client.may_repeat, client.step = False, True, last_step
+        client.last_sequence = message.sequence if is_again else message.sequence - 1
+
+    def number(self, client: LatticeClient, sequence: int) -> bool:
+        """Set the client's step to that of an observation; tell whether it is a new one."""
+        is_new = sequence > client.last_sequence
+        if is_new:
+            state = self.states.get(client.trajectory)
+            client.step = 0 if state is None or state.last_step is None else state.last_step + 1
+        client.last_sequence, client.may_repeat = sequence, False
+        return is_new
+
+    def decide(self, client: LatticeClient, message: Observation, labels_taken: int) -> Decision:
+        """Decide on the client's step, and keep it in the record."""
+        name, step = client.trajectory, client.step
+        state = self.states.get(name) or TrajectoryState(name, beads=self._beads.of(name))
+        error = float(np.float32(message.force_std_max))  # as the record keeps it
+        seen = DecisionInput(step, error, message.model_version, labels_taken)
+        self.states[name], decision = decide(state, seen, self._settings)
+        if decision.verdict == "budget":
+            self._record.add_decision(decision)
+        errors = (message.force_std_max, message.force_std_mean, message.force_std_rms)
+        self._record.observe(
+            name, step, message.configuration, errors, message.energy, message.model_version
+        )
+        self.last_configurations[name] = message.configuration
+        return decision
+
+    def is_calm(self, decision: Decision) -> bool:
+        """Whether the next step of a trajectory will hardly stand out."""
+        return is_calm(self.states[decision.trajectory], decision, self._settings)
+
+    def refitted(self) -> None:
+        """Note that a new model drives them all."""
+        self.states = {name: refitted(state) for name, state in self.states.items()}
+
+    def fold(self) -> None:
+        """Store the observations in the database, with the states that they lead to."""
+        self._record.fold(
+            {
+                name: stored_state(state, self.last_configurations[name])
+                for name, state in self.states.items()
+            }
+        )
