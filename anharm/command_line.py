@@ -7,32 +7,21 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from anharm import physics_commands
+from anharm import physics_commands, process_commands, run_commands
 from anharm._version import __version__
 from anharm.errors import AnharmError
+from anharm.process_commands import RUN_FILE, echo_summary
 from anharm.serve_command import pes_path, serve
-
-if TYPE_CHECKING:
-    from anharm.configuration import RunConfiguration
-
-RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="RUN.toml")
-RUN_DIRECTORY = click.argument(
-    "directory", type=click.Path(path_type=Path), metavar="RUN_DIRECTORY"
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="anharm")
 def cli() -> None:
     """Bayesian lattice-dynamics force fields, trained while i-PI runs."""
-
-
-cli.add_command(serve)
-cli.add_command(pes_path)
 
 
 def main() -> None:
@@ -94,147 +83,9 @@ def run(run_file: Path, resume: bool) -> None:
             supervise(configuration, resume, progress.show, progress.tell)
     except RunFailed:
         if (directory / MODEL_FOLDER).exists():
-            _echo_summary(configuration)
+            echo_summary(configuration)
         raise
-    _echo_summary(configuration)
-
-
-def _echo_summary(configuration: RunConfiguration) -> None:
-    from anharm.server.summary import format_summary, summarise
-
-    directory = configuration.run.directory
-    click.echo(format_summary(summarise(directory, configuration.training.window), directory))
-
-
-@cli.command()
-@RUN_FILE
-@click.option("--resume", is_flag=True, help="Continue the record in the run directory.")
-def broker(run_file: Path, resume: bool) -> None:
-    """Run the uncertainty broker alone."""
-    from anharm.configuration import load_configuration
-    from anharm.server.broker_process import run_broker
-
-    configuration = load_configuration(run_file)
-    run_broker(configuration, resume)
-    _echo_summary(configuration)
-
-
-@cli.command()
-@RUN_FILE
-@click.option("--trajectory", help="Name of this MD run, needed if there are several.")
-def client(run_file: Path, trajectory: str | None) -> None:
-    """Run a lattice client alone: it serves i-PI with the broker's model."""
-    import numpy as np
-
-    from anharm.clients.lattice import run_lattice_client
-    from anharm.configuration import load_configuration
-    from anharm.server.engine_runs import address_of, extras_sent, read_engine_runs
-    from anharm.wire.addresses import parse_address
-
-    configuration = load_configuration(run_file)
-    runs = read_engine_runs(configuration)
-    name, address = address_of(runs, trajectory)
-    run_lattice_client(
-        parse_address(address),
-        configuration.run.broker_endpoint,
-        np.array(configuration.crystal.supercell),
-        trajectory=name,
-        maximum_displacement=configuration.crystal.maximum_displacement,
-        connection_limit=configuration.run.connection_limit,
-        keys=configuration.run.keys,
-        threads=configuration.run.threads,
-        extras=extras_sent(configuration, runs),
-        maximum_strain=configuration.crystal.maximum_strain,
-    )
-
-
-@cli.command()
-@RUN_FILE
-@click.option("--forcefield", help="Name of the <ffsocket>, needed if there are several.")
-def relay(run_file: Path, forcefield: str | None) -> None:
-    """Run a relay alone: it serves i-PI with the reference's forces, and records them."""
-    from anharm.clients.relay import run_relay
-    from anharm.configuration import load_configuration
-    from anharm.server.engine_runs import read_engine_runs, relayed_socket
-    from anharm.wire.addresses import parse_address
-
-    configuration = load_configuration(run_file)
-    socket = relayed_socket(read_engine_runs(configuration), forcefield)
-    run_relay(
-        parse_address(socket.address),
-        configuration.run.broker_endpoint,
-        socket.label,
-        connection_limit=configuration.run.connection_limit,
-        keys=configuration.run.keys,
-    )
-
-
-@cli.command(
-    name="i-pi", context_settings={"ignore_unknown_options": True, "help_option_names": []}
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="INPUT.xml")
-def engine_command(arguments: tuple[str, ...]) -> None:
-    """Run i-PI so that it survives clients that die; arguments are i-PI's own."""
-    from anharm.server.engine_launcher import run_engine
-
-    run_engine(arguments)
-
-
-@cli.command()
-@RUN_FILE
-def reference(run_file: Path) -> None:
-    """Run a reference client alone: the ASE calculator of [reference.calculator]."""
-    from anharm.clients.calculators import make_calculator
-    from anharm.clients.reference import run_reference_client
-    from anharm.configuration import load_configuration
-    from anharm.errors import ConfigurationError
-    from anharm.server.engine_runs import read_engine_runs
-    from anharm.wire.addresses import parse_address
-
-    configuration = load_configuration(run_file)
-    configuration.require("engine", "reference")
-    assert configuration.reference is not None
-    section = configuration.reference
-    if section.calculator is None:
-        raise ConfigurationError(
-            f"{run_file}: there is no [reference.calculator] for `anharm reference` to run; add "
-            'one, for example name = "tersoff-silicon", or start your own code with address '
-            f"{section.address}"
-        )
-    engine = read_engine_runs(configuration)[0].engine
-    run_reference_client(
-        parse_address(section.address),
-        engine.structure,
-        make_calculator(
-            section.calculator.name, section.calculator.parameters, configuration.path.parent
-        ),
-        connection_deadline=section.connection_limit,
-        failures_allowed=section.attempts - 1,
-    )
-
-
-@cli.command()
-@RUN_FILE
-def cluster(run_file: Path) -> None:
-    """Start reference clients on other nodes through Parsl: [reference.cluster]."""
-    from anharm.configuration import load_configuration
-    from anharm.server.cluster import run_cluster
-
-    run_cluster(load_configuration(run_file))
-
-
-@cli.command()
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIRECTORY")
-def keys(folder: Path) -> None:
-    """Make the keys that a broker reachable from other hosts needs (run.keys)."""
-    from anharm.wire.curve_keys import make_keys
-
-    for file in make_keys(folder):
-        click.echo(file)
-    click.echo(
-        "Another host that runs `anharm client` needs broker.key and client.key_secret; "
-        "broker.key_secret stays with the broker."
-    )
+    echo_summary(configuration)
 
 
 @cli.command()
@@ -327,98 +178,11 @@ def export_command(model_file: Path, file_format: str, output: Path, supercell: 
     click.echo(export(model_file, file_format, output, supercell))
 
 
-@cli.command(name="labels")
-@RUN_DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-@click.option(
-    "--xyz", "export", type=click.Path(path_type=Path), help="Write the labels there, extended XYZ."
-)
-def labels_command(directory: Path, as_json: bool, export: Path | None) -> None:
-    """Show why each label of a run was taken: rule, error, threshold, and what it taught."""
-    from rich.console import Console
-
-    from anharm import labels_command as command
-
-    found = command.list_labels(directory, export)
-    if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
-    else:
-        width = None if sys.stdout.isatty() else 160  # no terminal would cut the lines
-        command.print_labels(found, Console(width=width))
-    if export is not None:
-        click.echo(f"{len(found.labels)} labels written to {export}", err=as_json)
-
-
-@cli.command(name="convergence")
-@RUN_DIRECTORY
-@click.option(
-    "--configurations",
-    "files",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help="Replay these instead of the configurations that the record keeps: i-PI's own xyz, or "
-    "what ASE reads; may be repeated.",
-)
-@click.option(
-    "--frames",
-    type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
-    help="Configurations per trajectory, evenly chosen.",
-)
-@click.option("--output", type=click.Path(path_type=Path), help="Picture (.pdf, .png, .svg).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def convergence_command(
-    directory: Path, files: tuple[Path, ...], frames: int, output: Path | None, as_json: bool
-) -> None:
-    """Show how the error fell with the labels: every model version on the same configurations."""
-    from rich.console import Console
-
-    from anharm import convergence_command as command
-
-    if output is not None:
-        command.check_picture_name(output)
-    curve = command.find_convergence(directory, files, frames, show_progress=sys.stderr.isatty())
-    if as_json:
-        click.echo(json.dumps(curve.as_dict(), indent=2))
-    else:
-        command.print_convergence(curve, Console())
-    if output is not None:
-        command.write_picture(curve, output)
-        click.echo(f"written to {output}", err=as_json)
-
-
-@cli.command(name="report")
-@RUN_DIRECTORY
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="report.html in RUN_DIRECTORY by default."
-)
-@click.option(
-    "--replay/--no-replay",
-    default=True,
-    show_default=True,
-    help="Evaluate every model version on the recorded configurations (takes longest).",
-)
-def report_command(directory: Path, output: Path | None, replay: bool) -> None:
-    """Write one HTML page about a run: errors, labels, convergence, calibration, timings."""
-    from anharm.report_command import report
-
-    click.echo(report(directory, output, replay))
-
-
-@cli.command(name="watch")
-@RUN_DIRECTORY
-@click.option("--once", is_flag=True, help="Show how the run stands now, and end.")
-def watch_command(directory: Path, once: bool) -> None:
-    """Watch a run in the terminal; q or Ctrl-C ends the watching, not the run."""
-    from anharm.watch_command import watch
-
-    try:
-        watch(directory, once)
-    except KeyboardInterrupt:
-        click.echo("the run goes on; nobody watches it", err=True)
-
-
-for physics_command in physics_commands.COMMANDS:
-    cli.add_command(physics_command)
+for command in (
+    *process_commands.COMMANDS,
+    *run_commands.COMMANDS,
+    *physics_commands.COMMANDS,
+    serve,
+    pes_path,
+):
+    cli.add_command(command)
