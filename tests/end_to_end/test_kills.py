@@ -91,7 +91,8 @@ def test_what_is_killed_is_started_again(job, victim):
     assert f"{victim}{'-1' * (victim == 'reference')} was ended by the signal SIGKILL" in ended.out
     assert "restart 3 of 3" in ended.out
     assert job.output_steps() == list(range(0, steps + 1, 10))  # i-PI did not notice
-    assert expect_whole(job, calculations) == steps + 1
+    n_unheard = 3 if victim == "client" else 0  # answered, and not observed before the kill
+    assert steps + 1 - n_unheard <= expect_whole(job, calculations) <= steps + 1
 
 
 def kill_the_broker(job, kills, steps):
@@ -183,5 +184,5 @@ def test_kills_of_the_lattice_client_by_hand(job):
         time.sleep(random.uniform(0, 0.2))
         client.kill()
     end_well(job, client, others, "client-3")
-    assert expect_whole(job) == steps + 1
+    assert steps + 1 - 3 <= expect_whole(job) <= steps + 1  # one at most was not heard of, per kill
     assert job.output_steps() == list(range(0, steps + 1, 10))
