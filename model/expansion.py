@@ -23,7 +23,10 @@ from anharm.model.clusters import (
 )
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
 from anharm.model.program import MonomialTable
-from anharm.model.rotational_sum_rules import impose_rotational_sum_rules
+from anharm.model.rotational_sum_rules import (
+    check_rotational_sum_rules,
+    impose_rotational_sum_rules,
+)
 from anharm.model.sum_rules import null_space, sum_rule_matrix
 from anharm.model.symmetric_tensors import energy_coefficients, exponents, symmetric_powers
 from anharm.model.symmetry import SpaceGroup, find_space_group
@@ -41,7 +44,8 @@ class Expansion:
     Parameters theta of all orders are listed one order after the other. The coefficient of
     monomial t in the energy per cell is (`monomial_weights` @ `constraint_basis` @ theta)[t].
     The basis is orthonormal, order by order, in the norm of the force-constant tensors of one
-    representative per orbit.
+    representative per orbit, each in units of the size that is expected of it: equal priors for all
+    parameters of an order expect force constants that fall with the distance between atoms.
 
     Parameters
     ----------
@@ -60,7 +64,7 @@ class Expansion:
     monomial_weights : (n_terms, n_unconstrained) sparse float
         Monomial coefficients of each symmetry-allowed parameter.
     constraint_basis : (n_unconstrained, n_parameters) sparse float
-        Orthonormal solutions of the sum rules.
+        Solutions of the sum rules.
     """
 
     crystal: Crystal
@@ -284,7 +288,7 @@ def build_expansion(
     """
     by_order = normalise_cutoffs(cutoffs)
     if rotational_sum_rules:
-        _check_rotational_sum_rules(by_order, first_order)
+        check_rotational_sum_rules(by_order, first_order)
     if first_order:
         by_order = {1: {1: 0.0}, **by_order}
     ideal, group = find_space_group(crystal, symmetry_tolerance)
@@ -300,7 +304,8 @@ def build_expansion(
         ]
         basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
         around = neighbours(ideal, max(by_bodies.values()))
-        free = null_space(sum_rule_matrix(basis, chosen, around, ideal.n_sites))
+        rules = sum_rule_matrix(basis, chosen, around, ideal.n_sites)
+        free = null_space(rules, basis.expected_sizes)
         if order == 2 and rotational_sum_rules:
             free = impose_rotational_sum_rules(free, basis, ideal)
         bases.append(basis)
@@ -325,20 +330,6 @@ def build_expansion(
         monomial_weights=weights,
         constraint_basis=csr_array(block_diag(solutions, format="csr")),
     )
-
-
-def _check_rotational_sum_rules(by_order: dict[int, dict[int, float]], first_order: bool) -> None:
-    """Refuse them where they would say nothing, or something wrong."""
-    if 2 not in by_order:
-        raise ModelError(
-            "expansion.rotational_sum_rules constrain order 2, which expansion.cutoffs does not "
-            f"name (it names {sorted(by_order)}); add order 2 or leave them out"
-        )
-    if first_order:
-        raise ModelError(
-            "expansion.rotational_sum_rules hold for a crystal without forces on its sites, and "
-            "expansion.first_order allows such forces: choose one of them (or relax the crystal)"
-        )
 
 
 def _orbits_by_bodies(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from anharm.errors import ModelError
 from anharm.model.crystal import Crystal, FloatArray
 from anharm.model.sum_rules import distinct_rows, null_space
 from anharm.model.symmetry_basis import SymmetryBasis
@@ -72,16 +73,30 @@ def impose_rotational_sum_rules(
     Parameters
     ----------
     solutions : (n_parameters, n_free) sparse float
-        Orthonormal solutions of the translational sum rules.
+        Solutions of the translational sum rules.
     basis, crystal : as for `rotational_sum_rule_matrix`
 
     Returns
     -------
     (n_parameters, n) sparse float
-        Orthonormal.
+        Orthonormal combinations of them.
     """
     rows = distinct_rows(rotational_sum_rule_matrix(basis, crystal) @ solutions)
     return csr_array(solutions @ null_space(rows))
+
+
+def check_rotational_sum_rules(by_order: dict[int, dict[int, float]], first_order: bool) -> None:
+    """Refuse them where they would say nothing, or something wrong."""
+    if 2 not in by_order:
+        raise ModelError(
+            "expansion.rotational_sum_rules constrain order 2, which expansion.cutoffs does not "
+            f"name (it names {sorted(by_order)}); add order 2 or leave them out"
+        )
+    if first_order:
+        raise ModelError(
+            "expansion.rotational_sum_rules hold for a crystal without forces on its sites, and "
+            "expansion.first_order allows such forces: choose one of them (or relax the crystal)"
+        )
 
 
 def _vector(bodies: np.ndarray, crystal: Crystal) -> FloatArray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
@@ -164,10 +165,17 @@ def distinct_rows(matrix: csr_array) -> csr_array:
     return matrix[np.array(sorted(seen.values()), dtype=np.int64)]
 
 
-def null_space(constraints: csr_array) -> csr_array:
-    """Orthonormal basis of the vectors that every row annihilates.
+def null_space(constraints: csr_array, sizes: FloatArray | None = None) -> csr_array:
+    """Basis of the vectors that every row annihilates, orthonormal in units of given sizes.
 
     Each connected component of the parameters is treated on its own.
+
+    Parameters
+    ----------
+    constraints : (n_rows, n_parameters) sparse float
+    sizes : (n_parameters,) float, optional
+        Unit of each parameter: equal priors of the basis vectors' coefficients expect parameters of
+        these sizes. 1 by default.
 
     Returns
     -------
@@ -186,6 +194,8 @@ def null_space(constraints: csr_array) -> csr_array:
         part = by_column[:, members].tocsr()
         used = np.flatnonzero(np.diff(part.indptr))
         free = _dense_null_space(part[used].toarray())
+        if sizes is not None:
+            free = _orthonormal_in(sizes[members], free)
         index, free_index = np.nonzero(free)
         rows.append(members[index])
         columns.append(free_index + n_free)
@@ -209,3 +219,12 @@ def _dense_null_space(matrix: FloatArray, tolerance: float = 1e-10) -> FloatArra
     free: FloatArray = vectors[:, values < tolerance * values[-1]].copy()
     free[np.abs(free) < 1e-14] = 0
     return free
+
+
+def _orthonormal_in(sizes: FloatArray, free: FloatArray) -> FloatArray:
+    """Combinations of orthonormal columns that are orthonormal in units of the sizes."""
+    triangle = np.linalg.qr(free / sizes[:, None], mode="r")
+    triangle *= np.sign(np.diag(triangle))[:, None]  # where all sizes are 1, nothing changes
+    found: FloatArray = solve_triangular(triangle, free.T, trans="T", check_finite=False).T
+    found[np.abs(found) < 1e-14 * sizes[:, None]] = 0
+    return found

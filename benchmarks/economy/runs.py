@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from economy.materials import Material
 from economy.offline import COUNTS, Evaluator
 
 from anharm.model import load_model
-from anharm.server.record import Record
+from anharm.server.record import ModelVersion, Record
 
 # What each way of choosing labels says in [training], and the part of the material's steps it runs.
 RULES: dict[str, tuple[dict[str, Any], float]] = {
@@ -68,7 +69,7 @@ def train(
     -------
     dict
         `curve` as (labels, force RMSE); `converged`: labels, step and RMSE when training was
-        declared converged, or None; `steps` made; `unstable`: whether an atom left its site;
+        first declared converged, or None; `steps` made; `unstable`: whether an atom left its site;
         `ended`: why the run ended.
     """
     run_file = _prepare(material, rule, seed, folder)
@@ -82,6 +83,7 @@ def train(
         )
     with Record.open(folder / "run", read_only=True) as record:
         versions, known = record.models(), record.metadata()
+        declared = _first_declaration(record)
         steps = sum(len(chunk.maximum) for chunk in record.observations())
     failure = known.get("failure", "")
     is_unstable = "left the region" in failure
@@ -99,14 +101,20 @@ def train(
         "unstable": is_unstable,
         "ended": known.get("failure") or known.get("ended", ""),
     }
-    if known.get("converged_step"):
-        # Nothing is learnt after it: the last model is the one that was declared converged.
-        found["converged"] = {
-            "step": int(known["converged_step"]),
-            "labels": curve[-1][0],
-            "rmse": curve[-1][1],
-        }
+    if declared:
+        step, version = declared
+        rmse = evaluator.rmse(load_model(folder / "run" / version.path))
+        found["converged"] = {"step": step, "labels": len(version.labels), "rmse": rmse}
     return found
+
+
+def _first_declaration(record: Record) -> tuple[int, ModelVersion] | None:
+    """Step at which training was first declared converged, and the model that it had then."""
+    for event in record.events():
+        if found := re.match(r"training converged at step (\d+)", event.text):
+            earlier = [model for model in record.models() if model.created <= event.time]
+            return int(found[1]), earlier[-1]
+    return None
 
 
 def _prepare(material: Material, rule: str, seed: int, folder: Path) -> Path:

@@ -160,6 +160,27 @@ def slope(function: Callable[[float], float], step: float = 2e-3) -> float:
     return sum(w * (function(k * step) - function(-k * step)) / step for k, w in stencil.items())
 
 
+def gram_in_expected_sizes(expansion: Expansion) -> FloatArray:
+    """Scalar products of the basis's columns, in units of (nearest / diameter)^8 at each order."""
+    crystal, variables = expansion.crystal, expansion.monomials.variables
+    fractional = expansion.bodies[:, :3] + crystal.fractional_positions[expansion.bodies[:, 3]]
+    positions = fractional @ crystal.lattice
+    weights = expansion.monomial_weights.tocsc()
+    first_terms = weights.indices[weights.indptr[:-1]]
+    diameters = []
+    for term in first_terms:
+        places = positions[variables[term][variables[term] >= 0] // 3]
+        diameters.append(np.linalg.norm(places[:, None] - places, axis=2).max())
+    orders = np.repeat(expansion.orders, list(expansion.unconstrained_per_order.values()))
+    basis = expansion.constraint_basis.toarray()
+    for order in expansion.orders:
+        sizes = np.array(diameters)[orders == order]
+        nearest = min(sizes[sizes > 0], default=1.0)
+        basis[orders == order] *= (np.maximum(sizes, nearest) / nearest)[:, None] ** 8
+    product: FloatArray = basis.T @ basis
+    return product
+
+
 class Laboratory:
     """What the tests ask for, built once per session."""
 
@@ -170,6 +191,7 @@ class Laboratory:
     random_deformation = staticmethod(random_deformation)
     random_displacements = staticmethod(random_displacements)
     slope = staticmethod(slope)
+    gram_in_expected_sizes = staticmethod(gram_in_expected_sizes)
 
     def __init__(self) -> None:
         self._expansions: dict[str, Expansion] = {}

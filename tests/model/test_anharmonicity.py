@@ -123,7 +123,7 @@ def test_the_interval_is_that_of_the_posterior(model: BayesianModel) -> None:
 
 
 def test_more_configurations_have_a_smaller_sampling_error(model: BayesianModel) -> None:
-    few, many = (anharmonicity(model, displaced(model, n), n_samples=2) for n in (4, 36))
+    few, many = (anharmonicity(model, displaced(model, n), n_samples=2) for n in (12, 108))
     assert many.model.sampling_error < 0.7 * few.model.sampling_error
     assert abs(many.model.value - few.model.value) < 4 * few.model.sampling_error
 

@@ -78,13 +78,13 @@ def test_a_model_learns_another_model_exactly(laboratory, name: str) -> None:
 
 def test_noise_and_errors_of_forces_are_calibrated(laboratory) -> None:
     """68 % of new noisy forces lie within the predictive std, of true ones within the epistemic."""
-    noise = 0.5
+    noise = 0.05
     teacher, structures = synthetic(laboratory, "silicon", n=8, noise=noise)
-    model = fit_structures(teacher.model.expansion, structures[:1])
+    model = fit_structures(teacher.model.expansion, structures[:2])
     assert model.posterior.noise_std == pytest.approx(noise, rel=0.15)
     predictor, clean = StructurePredictor(model), StructurePredictor(teacher.model)
     epistemic, predictive = [], []
-    for atoms in structures[1:]:
+    for atoms in structures[2:]:
         result = predictor.predict(atoms)
         truth = clean.predict(atoms)["forces"]
         epistemic.append(np.abs(result["forces"] - truth) < result["force_std"])
@@ -288,7 +288,7 @@ def test_one_energy_fixes_the_energy_of_the_ideal_crystal_and_nothing_else(labor
         del atoms.calc.results["energy"]
     model = fit_structures(teacher.model.expansion, structures)
     without = fit_structures(teacher.model.expansion, structures, targets=["forces"])
-    np.testing.assert_allclose(model.posterior.mean, without.posterior.mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(model.posterior.mean, without.posterior.mean, rtol=1e-5, atol=1e-9)
     result = StructurePredictor(model).predict(structures[0])
     assert result["energy"] == pytest.approx(structures[0].calc.results["energy"], abs=1e-6)
     assert without.energy_per_cell == 0
