@@ -13,6 +13,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from anharm.model.crystal import FloatArray
+from anharm.model.truncation import local_powers
 
 # The missing orders are no random noise: they pull the parameters towards values that serve large
 # displacements. Weighting by 1/v gives parameters that are best at small displacements and worse at
@@ -20,6 +21,7 @@ from anharm.model.crystal import FloatArray
 WEIGHT_EXPONENT = 0.5
 _ITERATIONS = 200
 _FLOOR = 1e-12  # of the mean square residual; smaller variances are rounding
+_SMALLEST_SHARE = 1e-4  # of an average structure's variance: that of the ideal crystal's, at least
 _RIDGE = 1e-8  # labels that are interpolated this well say nothing about noise
 
 
@@ -48,6 +50,15 @@ class NoiseModel:
         """Relative weights of targets in the regression, about 1 for an average label."""
         found: FloatArray = (self.average / self.variances(shapes)) ** WEIGHT_EXPONENT
         return found
+
+    def by_amplitude(self, shapes: FloatArray) -> FloatArray:
+        """(1 + highest_order,) polynomial of the local amplitude that comes nearest.
+
+        Of the forces' noise, for (n, K) shapes of forces.
+        """
+        powers = local_powers(shapes)
+        nearest = estimate_noise(self.variances(shapes), powers, np.zeros(len(shapes)))
+        return nearest.coefficients
 
 
 def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -> NoiseModel:
@@ -78,6 +89,45 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
         coefficients = coefficients * np.sqrt(rise / np.maximum(fall, 1e-300))
     coefficients[0] = max(coefficients[0], floor)
     return NoiseModel(coefficients / scales, float(coefficients.sum()))
+
+
+def noise_of_structures(
+    squares: FloatArray,
+    shapes: FloatArray,
+    known: FloatArray,
+    by_amplitude: FloatArray,
+    power: int,
+    ratio: float,
+) -> NoiseModel:
+    """Noise of energies or virials, of which labels have few: that of the forces, to scale.
+
+    What is missing from the energy or the virial of a configuration is what is missing from its
+    forces, times displacements or distances. Their noise therefore grows as that of the forces
+    does, and only its scale is estimated: `ratio` squared counts as one more target.
+
+    Parameters
+    ----------
+    squares, known : (n,) float
+        As for `estimate_noise`.
+    shapes : (n, K) float
+        Mean powers of the local amplitude, see `TruncationShapes.of_structure`.
+    by_amplitude : (k,) float
+        Variance of the forces' noise as a polynomial of the local amplitude.
+    power : int
+        0, or 1 where each atom's variance counts times its amplitude.
+    ratio : float
+        About how many times the forces' noise this noise is.
+    """
+    coefficients = np.zeros(shapes.shape[1])
+    coefficients[power : power + len(by_amplitude)] = ratio**2 * by_amplitude
+    coefficients[0] += _SMALLEST_SHARE * float(np.mean(shapes @ coefficients))
+    expected = shapes @ coefficients
+    scale = estimate_noise(
+        np.append(squares, expected.mean()),
+        np.append(expected, expected.mean())[:, None],
+        np.append(known, 0.0),
+    )
+    return NoiseModel(scale.coefficients[0] * coefficients, scale.average)
 
 
 def leave_out(spread: FloatArray, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -14,9 +14,10 @@ from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
 from anharm.model.labels import KINDS, Label, LabelReader
 from anharm.model.lattice_sum import voigt_matrix
-from anharm.model.noise import NoiseModel, estimate_noise, leave_out
+from anharm.model.noise import NoiseModel, estimate_noise, leave_out, noise_of_structures
 from anharm.model.regression import FREE, Posterior, maximise_evidence
 from anharm.model.sufficient_statistics import SufficientStatistics
+from anharm.model.truncation import UNIT_AMPLITUDE
 
 _NOISE_ITERATIONS = 4
 _SAME_WEIGHTS = 0.1  # weights that differ by less are the same
@@ -60,6 +61,7 @@ class Trainer:
         self._kept_bytes = 0
         self._energy_origin: float | None = None
         self._noise: dict[str, NoiseModel] = {}
+        self._weighting: dict[str, NoiseModel] = {}  # by which the statistics are weighted
         self._noise_known_at = 0
         self._statistics = self._empty()
 
@@ -136,10 +138,10 @@ class Trainer:
         if self.n_labels >= _NOISE_GROWTH * self._noise_known_at:
             for _ in range(_NOISE_ITERATIONS):
                 noise = self._estimate_noise(posterior, columns)
-                settled = self._has_same_weights(noise)
                 self._noise = noise
-                if settled:
+                if self._has_same_weights(noise):
                     break
+                self._weighting = noise
                 self._statistics = self._empty()
                 for label, rows in zip(self._labels, self._kept, strict=True):
                     self._statistics = self._with_label(
@@ -178,12 +180,12 @@ class Trainer:
     def _with_label(
         self, statistics: dict[str, SufficientStatistics], label: Label, rows: Rows
     ) -> dict[str, SufficientStatistics]:
-        """Statistics with one more label, weighted by the present noise models."""
+        """Statistics with one more label, weighted as the others are."""
         grown = dict(statistics)
         for kind, targets in label.targets.items():
             weights = None
-            if kind in self._noise:
-                weights = self._noise[kind].weights(targets.shapes)
+            if kind in self._weighting:
+                weights = self._weighting[kind].weights(targets.shapes)
             grown[kind] = grown[kind].add(rows[kind], self._values(label, kind), weights)
         return grown
 
@@ -200,28 +202,37 @@ class Trainer:
         """Noise of each kind from the residuals of labels; none where the fit is exact."""
         n_targets = sum(one.n_targets for one in self._statistics.values())
         stride = 1 + n_targets // _NOISE_SAMPLES
-        squares: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
-        known: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
-        shapes: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
-        values: dict[str, list[FloatArray]] = {kind: [] for kind in self._kinds}
+        found: dict[str, list[tuple[FloatArray, ...]]] = {kind: [] for kind in self._kinds}
         for label, kept in zip(self._labels[::stride], self._kept[::stride], strict=True):
-            found = self._unseen(label, kept or label.rows(), posterior, columns)
-            for kind, (residuals, variances) in found.items():
-                squares[kind].append(residuals**2)
-                known[kind].append(variances)
-                shapes[kind].append(label.targets[kind].shapes)
-                values[kind].append(self._values(label, kind))
-        noise = {}
-        for kind in self._kinds:
-            if not squares[kind]:
+            unseen = self._unseen(label, kept or label.rows(), posterior, columns)
+            for kind, (residuals, variances) in unseen.items():
+                values, shapes = self._values(label, kind), label.targets[kind].shapes
+                found[kind].append((residuals**2, shapes, variances, values))
+        noise: dict[str, NoiseModel] = {}
+        by_amplitude = None
+        for kind in (kind for kind in KINDS if found.get(kind)):  # forces first
+            squares, shapes, known, values = map(np.concatenate, zip(*found[kind], strict=True))
+            if squares.mean() <= _EXACT_FIT**2 * np.mean(values**2):
                 continue
-            square = np.concatenate(squares[kind])
-            scale = np.mean(np.concatenate(values[kind]) ** 2)
-            if square.mean() > _EXACT_FIT**2 * scale:
-                noise[kind] = estimate_noise(
-                    square, np.concatenate(shapes[kind]), np.concatenate(known[kind])
+            if by_amplitude is not None:
+                power, ratio = self._growth_of_structures[kind]
+                noise[kind] = noise_of_structures(
+                    squares, shapes, known, by_amplitude, power, ratio
                 )
+                continue
+            noise[kind] = estimate_noise(squares, shapes, known)
+            if kind == "forces":
+                by_amplitude = noise[kind].by_amplitude(shapes)
         return noise
+
+    @property
+    def _growth_of_structures(self) -> dict[str, tuple[int, float]]:
+        """Noise of energies and virials from that of forces: a power of the amplitude, a factor."""
+        # The mean square displacement is half of that of two atoms relative to each other.
+        return {
+            "energies": (1, UNIT_AMPLITUDE / np.sqrt(2)),
+            "virials": (0, self._noise_ratios["virials"]),
+        }
 
     def _unseen(
         self, label: Label, rows: Rows, posterior: Posterior, columns: IntArray
@@ -232,8 +243,8 @@ class Trainer:
             chosen = rows[kind][:, columns]
             precision = posterior.noise_precisions.get(kind, 0.0)
             weights = np.full(len(chosen), precision)
-            if kind in self._noise:
-                weights *= self._noise[kind].weights(targets.shapes)
+            if kind in self._weighting:
+                weights *= self._weighting[kind].weights(targets.shapes)
             root = np.sqrt(weights)
             spreads.append(root[:, None] * (chosen @ posterior.factor))
             residuals.append(root * (self._values(label, kind) - chosen @ posterior.mean))
@@ -255,12 +266,12 @@ class Trainer:
 
     def _has_same_weights(self, noise: dict[str, NoiseModel]) -> bool:
         """Whether other noise models would weight the labels as the present ones do."""
-        for kind in noise.keys() | self._noise.keys():
+        for kind in noise.keys() | self._weighting.keys():
             parts = [one.targets[kind].shapes for one in self._labels if kind in one.targets]
             shapes = np.concatenate(parts)
             before, after = (
                 models[kind].weights(shapes) if kind in models else np.ones(len(shapes))
-                for models in (self._noise, noise)
+                for models in (self._weighting, noise)
             )
             if np.ptp(np.log(after / before)) > _SAME_WEIGHTS:
                 return False

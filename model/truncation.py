@@ -15,6 +15,7 @@ from anharm.model.clusters import neighbours
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
 
 UNIT_AMPLITUDE = 0.1  # Angstrom; a shape is a power of a displacement in this unit
+_EVERYWHERE = 3  # powers of the mean square amplitude of all atoms, from 0
 _FIRST_SHELL = 1.2  # bonds are this much longer than an atom's shortest, at most
 _NEAREST_SEARCH = 1.5  # factor by which the search for the nearest neighbours widens
 
@@ -75,7 +76,7 @@ class TruncationShapes:
         stretches = np.einsum("bi,bi->b", relative, self._directions) ** 2 / UNIT_AMPLITUDE**2
         along = self._directions**2
         everywhere = float(amplitudes.mean())
-        columns = [np.full(3 * self._n_atoms, everywhere**k) for k in range(3)]
+        columns = [np.full(3 * self._n_atoms, everywhere**k) for k in range(_EVERYWHERE)]
         columns += [np.repeat(amplitudes**k, 3) for k in powers]
         for k in powers:
             weighted = stretches[:, None] ** k * along
@@ -96,6 +97,12 @@ class TruncationShapes:
         powers = np.arange(self._highest_order + 2)
         found: FloatArray = (amplitudes[:, None] ** powers).mean(axis=0)
         return found
+
+
+def local_powers(shapes: FloatArray) -> FloatArray:
+    """(n, 1 + highest_order) powers, from 0, of the local amplitude in shapes of forces."""
+    highest_order = (shapes.shape[1] - _EVERYWHERE) // 2
+    return shapes[:, [0, *range(_EVERYWHERE, _EVERYWHERE + highest_order)]]
 
 
 def _bonds(crystal: Crystal) -> list[IntArray]:
