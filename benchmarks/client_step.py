@@ -6,15 +6,20 @@ A link that agrees at once stands for the broker, so that neither scheduling nor
 
 from __future__ import annotations
 
+from functools import partial
+from statistics import median
+from typing import Any
+
 import numpy as np
-from measure import interleaved
+from measure import cpu_time, interleaved
 from systems import SILICON_64, SILICON_216, System, random_model
 from threadpoolctl import threadpool_limits
 
 from anharm.clients.lattice import LatticeClient
+from anharm.extras import ExtrasChoice
 from anharm.model import ForceField
 from anharm.model.storage import model_to_bytes
-from anharm.wire.driver_protocol import Batch, encode_evaluations
+from anharm.wire.driver_protocol import Batch, encode_evaluation, encode_evaluations
 from anharm.wire.messages import Message, NewModel, Observation, Observations, Proceed, encode
 
 REPEATS = 15
@@ -42,33 +47,52 @@ class Agreeing:
 
     def receive(self) -> Message:
         """Agree."""
-        return Proceed(self._sequence)
+        return Proceed(self._sequence, calm=True)
 
 
 def measure(system: System, beads: int) -> None:
     """Print a row of the table."""
     expansion = system.expansion()
     supercell, model = system.supercell(expansion), random_model(expansion)
-    client = LatticeClient(Agreeing(NewModel(1, model_to_bytes(model))), system.matrix, None)  # type: ignore[arg-type]
     u = np.random.default_rng(0).normal(0, 0.02, (beads, supercell.n_atoms, 3))
     batch = Batch(np.repeat(supercell.lattice[None], beads, axis=0), supercell.positions + u, beads)
+    link: Any = Agreeing(NewModel(1, model_to_bytes(model)))
+    client = LatticeClient(link, system.matrix, None, extras=ExtrasChoice(()))
+    client.evaluate_batch(batch)  # after it, all steps are calm
     force_field = ForceField(model, supercell)
+    answering: list[float] = []
+
+    def step() -> None:
+        answering.append(cpu_time(partial(answer, client, batch)))
+        client.report()
+
     whole, forces, errors = interleaved(
         [
-            lambda: encode_evaluations(client.evaluate_batch(batch), beads),
+            step,
             lambda: force_field.predict(u, errors=False),
             lambda: force_field.force_std(u, exact=False),
         ],
         REPEATS,
     )
-    times = " | ".join(f"{seconds * 1e3:.3f}" for seconds in (forces, errors, whole))
-    print(f"| {system.name}{f', {beads} beads' if beads > 1 else ''} | {times} |", flush=True)
+    times = (forces, errors, median(answering), whole)
+    name = f"{system.name}{f', {beads} beads' if beads > 1 else ''}"
+    print(f"| {name} | {' | '.join(f'{1e3 * seconds:.3f}' for seconds in times)} |", flush=True)
+
+
+def answer(client: LatticeClient, batch: Batch) -> bytes:
+    """What i-PI is sent."""
+    if batch.size > 1:
+        return encode_evaluations(client.evaluate_batch(batch), batch.size)
+    (configuration,) = batch.configurations
+    return encode_evaluation(client.evaluate(configuration))
 
 
 def main() -> None:
     """Print the table."""
-    print("| milliseconds | energy, forces, virial | all errors | whole evaluation |")
-    print("|---|---|---|---|", flush=True)
+    print(
+        "| milliseconds | energy, forces, virial | all errors | until i-PI is answered | in all |"
+    )
+    print("|---|---|---|---|---|", flush=True)
     with threadpool_limits(1, user_api="blas"):
         for system, beads in ((SILICON_64, 1), (SILICON_216, 1), (SILICON_64, 32)):
             measure(system, beads)

@@ -70,6 +70,7 @@ class Adapted:
     tag: str
     sockets: list[str] = field(default_factory=list)
     has_committee: bool = False
+    sends_members: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 
     def serve(self, parent: Element, forcefield: Element) -> None:
@@ -168,7 +169,7 @@ def change_structure(initialize: Element, name: str) -> None:
 
 def change(adapted: Adapted, parent: Element, child: Element, folder: Path) -> None:
     """Change one element that belongs to the example's molecule."""
-    known = EXTRAS | (_OF_COMMITTEE if adapted.has_committee else set())
+    known = EXTRAS | (_OF_COMMITTEE if adapted.has_committee else COMMITTEE)
     if child.tag == "h0":
         child.text = str((np.array(silicon().cell[:]).T / ase.units.Bohr).ravel().tolist())
     elif child.tag == "total_steps":
@@ -190,6 +191,7 @@ def change(adapted: Adapted, parent: Element, child: Element, folder: Path) -> N
     elif child.tag in ("trajectory", "interpolate_extras"):
         words = child.get("extra_type", "") if child.tag == "trajectory" else child.text or ""
         wanted = {word.strip(" '\n") for word in words.strip("[] \n").split(",")} - {""}
+        adapted.sends_members |= bool(wanted & COMMITTEE)
         if not wanted <= known:
             parent.remove(child)
             adapted.notes[f"without extras {' '.join(sorted(wanted - known))}"] = None
@@ -249,7 +251,7 @@ def prepare(path: Path, folder: Path, tag: str) -> Adapted:
     text = text.replace(
         'input = "input.xml"', f'input = "input.xml"\nforcefield = {json.dumps(adapted.sockets)}'
     ).replace("audit_interval = 250", "audit_interval = 0")
-    if adapted.has_committee:
+    if adapted.has_committee or adapted.sends_members:
         text += f"\n[client]\nextras = {json.dumps(sorted(COMMITTEE))}\n"
     (folder / "run.toml").write_text(text)
     return adapted

@@ -124,6 +124,8 @@ class Evaluator:
         """One dictionary per configuration, all with the same keys, as i-PI needs them."""
         names = self._extras.names
         found: list[dict[str, Any]] = [{} for _ in range(len(result.energies))]
+        if not names:
+            return found
         for index, extras in enumerate(found):
             if "model_version" in names:
                 extras["model_version"] = self.version
