@@ -1,12 +1,18 @@
-"""Lattice constants of a run at constant pressure, beside those of the reference potential itself.
+"""Lattice constants of models at constant pressure, beside those of the reference potential itself.
 
-    python benchmarks/thermal_expansion.py [--run DIRECTORY] [--stress-run DIRECTORY]
-                                           [--reference-steps 250000]
+    python benchmarks/thermal_expansion.py [npt nst pi-npt] [--steps 50000]
+                            [--path-integral-steps 20000] [--reference-steps 250000]
 
-`anharm run inputs/changing-cells/npt.toml` (and nst.toml) is what the runs come from; without
---run both are made first. The reference is the same Tersoff potential in LAMMPS (`lmp`), whose
-energy, forces and stress are first compared with those that the run learnt from. Errors of means
-are those of 20 blocks. The first fifth of each trajectory is left out.
+Each of the inputs `inputs/changing-cells/*.toml` is run, and its last model then drives the same
+i-PI input for `--steps` more steps, inside i-PI's process: with one Hamiltonian, and for longer
+than the training took. Directories of runs that exist are used as they are. The reference is the
+same Tersoff potential in LAMMPS (`lmp`), whose energy, forces and stress are first compared with
+those that the runs learnt from. Errors of means are those of 20 blocks; the first tenth is left
+out.
+
+Path integrals have no reference of their own here. What quantum nuclei add to the lattice constant
+is compared with the quasi-harmonic value for as many beads, from frequencies and Grueneisen
+parameters of the reference: the sum over modes of gamma (E - kT) / (9 B V).
 """
 
 from __future__ import annotations
@@ -15,26 +21,33 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
-from ase.calculators.lammps import Prism
+from ase import Atoms, units
 from ase.io import read
-from ase.io.lammpsdata import write_lammps_data
-from ase.units import bar
+from strained_cells import (
+    MATRIX,
+    bulk_modulus,
+    grueneisen_parameters,
+    lagrangian_stress,
+)
+from tersoff_lammps import Lammps
 
-from anharm.clients.calculators import SILICON, make_calculator
+import anharm.clients
+from anharm.clients.calculators import make_calculator
+from anharm.model import Crystal, Supercell
 
 INPUTS = Path(__file__).parents[1] / "inputs" / "changing-cells"
 TEMPERATURES = (100, 300, 600)
 STRESS = 1.0  # GPa along x, of nst.xml
-EQUILIBRATION = 0.2  # of a trajectory, in which most of the training happens, too
+BEADS, QUANTUM_TEMPERATURE = 8, 300  # of pi-npt.xml
+NPT = "iso 0 0 0.5"  # LAMMPS, with nph
+EQUILIBRATION = 0.1  # of a trajectory
 N_BLOCKS = 20
-POTENTIAL = "pair_style tersoff\npair_coeff * * silicon.tersoff Si\n"
-LENGTHS = ("lx", "ly", "lz")
 
 
 @dataclass(frozen=True)
@@ -59,67 +72,47 @@ class Mean:
         return Mean(self.value * factor, self.error * abs(factor))
 
 
-class Lammps:
-    """The reference potential in LAMMPS, in a folder of its own."""
+def trained_model(name: str) -> Path:
+    """The last model of a run, which is made if it is missing."""
+    directory = INPUTS / "runs" / name
+    if not directory.exists():
+        command = [sys.executable, "-m", "anharm", "run", str(INPUTS / f"{name}.toml")]
+        subprocess.run(command, check=True)
+    return max((directory / "models").glob("model-*.h5"))
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        s = SILICON
-        (folder / "silicon.tersoff").write_text(
-            f"Si Si Si {s.m} {s.gamma} {s.lambda3} {s.c} {s.d} {s.h} {s.n} {s.beta} {s.lambda2} "
-            f"{s.B} {s.R} {s.D} {s.lambda1} {s.A}\n"
-        )
 
-    def check(self, atoms: Atoms) -> None:
-        """Compare with the calculator that gave the labels; refuse what differs."""
-        write_lammps_data(self._folder / "once.data", atoms, specorder=["Si"], masses=True)
-        self._run(
-            "units metal\natom_modify map array sort 0 0\nread_data once.data\n"
-            + POTENTIAL
-            + "thermo_style custom pe pxx pyy pzz\nthermo_modify format float %.14g\n"
-            "dump d all custom 1 once.forces fx fy fz\n"
-            "dump_modify d format float %.12f sort id\nrun 0\n"
-        )
-        forces = Prism(atoms.cell[:]).vector_to_ase(
-            np.loadtxt(self._folder / "once.forces", skiprows=9)
-        )
-        lines = (self._folder / "log").read_text().splitlines()
-        words = lines[[line.strip().startswith("PotEng") for line in lines].index(True) + 1].split()
-        energy, *pressures = map(float, words)
-        atoms.calc = make_calculator("tersoff-silicon")
-        pressure = -np.trace(atoms.get_stress(voigt=False)) / 3
-        differences = (
-            abs(energy - atoms.get_potential_energy()),
-            np.abs(forces - atoms.get_forces()).max(),
-            abs(np.mean(pressures) * bar - pressure) / abs(pressure),
-        )
-        print(
-            "LAMMPS against the reference of the labels: energy {:.1e} eV, forces {:.1e} eV/A, "
-            "pressure {:.1e} (relative)".format(*differences)
-        )
-        if max(differences) > 1e-5:
-            sys.exit("these are two different potentials")
-
-    def dynamics(self, atoms: Atoms, temperature: float, steps: int, pressure: str) -> np.ndarray:
-        """(n, 3) edges of the cell, Angstrom, every tenth step of 2 fs."""
-        write_lammps_data(
-            self._folder / "start.data", atoms, specorder=["Si"], masses=True, force_skew=True
-        )
-        variables = "".join(f"variable {name} equal {name}\n" for name in LENGTHS)
-        names = " ".join(f"v_{name}" for name in LENGTHS)
-        self._run(
-            "units metal\nread_data start.data\n" + POTENTIAL + "neighbor 1.0 bin\n"
-            f"velocity all create {2 * temperature} 4711 mom yes dist gaussian\ntimestep 0.002\n"
-            f"fix 1 all nph {pressure}\n"
-            f"fix 2 all langevin {temperature} {temperature} 0.2 31415 zero yes\n"
-            f"run 5000\n{variables}fix 3 all ave/time 1 10 10 {names} file lengths\nrun {steps}\n"
-        )
-        return np.loadtxt(self._folder / "lengths")[:, 1:]
-
-    def _run(self, text: str) -> None:
-        (self._folder / "in").write_text(text)
-        command = ["lmp", "-in", "in", "-log", "log", "-screen", "none"]
-        subprocess.run(command, cwd=self._folder, check=True)
+def production(name: str, steps: int) -> Path:
+    """Directory of more steps of an i-PI input, with the last model of its run inside i-PI."""
+    model = trained_model(name)
+    directory = INPUTS / "runs" / f"{name}-production-{steps}"
+    if directory.exists():
+        return directory
+    directory.mkdir()
+    tree = ElementTree.parse(INPUTS / f"{name}.xml")
+    root = tree.getroot()
+    socket = root.find("ffsocket")
+    total, output = root.find("total_steps"), root.find("output")
+    assert socket is not None and total is not None and output is not None
+    socket.tag = "ffdirect"
+    socket.attrib = {"name": socket.attrib["name"]}
+    for child in list(socket):
+        socket.remove(child)
+    path = Path(anharm.clients.__file__).with_name("ipi_pes.py")
+    for tag, text in (
+        ("pes", "custom"),
+        ("pes_path", str(path)),
+        ("parameters", f"{{ model: {model}, extras: none }}"),
+    ):
+        ElementTree.SubElement(socket, tag).text = text
+    for trajectory in output.findall("trajectory"):
+        output.remove(trajectory)
+    total.text = str(steps)
+    tree.write(directory / "input.xml")
+    (directory / "init.xyz").write_bytes((INPUTS / "init.xyz").read_bytes())
+    with (directory / "log").open("w") as log:
+        command = [str(Path(sys.executable).with_name("i-pi")), "input.xml"]
+        subprocess.run(command, cwd=directory, stdout=log, check=True)
+    return directory
 
 
 def cells_of(path: Path) -> np.ndarray:
@@ -139,8 +132,7 @@ def table_of_expansion(run: Path, lammps: Lammps, ideal: Atoms, steps: int) -> N
     for temperature in TEMPERATURES:
         cells = cells_of(run / f"{temperature}K_silicon.out")
         ours[temperature] = Mean.of(cells[:, 0] / 2)
-        lengths = lammps.dynamics(ideal, temperature, steps, "iso 0 0 0.5")
-        theirs[temperature] = Mean.of(lengths[:, 0] / 2)
+        theirs[temperature] = Mean.of(lammps.edges(ideal, temperature, steps, NPT)[:, 0] / 2)
         difference = ours[temperature].minus(theirs[temperature])
         strain = np.abs(cells[:, :3] / edge - 1).max()
         print(
@@ -152,27 +144,58 @@ def table_of_expansion(run: Path, lammps: Lammps, ideal: Atoms, steps: int) -> N
         found = [one[last].minus(one[first]).times(factor) for one in (ours, theirs)]
         print(
             f"expansion {first} to {last} K, 1e-6/K: anharm {shown(found[0], 2)}, "
-            f"reference {shown(found[1], 2)}"
+            f"reference {shown(found[1], 2)}",
+            flush=True,
         )
 
 
 def table_of_stress(run: Path, lammps: Lammps, ideal: Atoms, steps: int) -> None:
-    """Mean edges of the cell under uniaxial stress."""
+    """Strain of the cell under uniaxial stress, and what elasticity expects."""
     targets = {"x": STRESS * 1e4, "y": 0, "z": 0, "xy": 0, "xz": 0, "yz": 0}  # bar
     pressures = " ".join(f"{axis} {value} {value} 0.5" for axis, value in targets.items())
-    lengths = lammps.dynamics(ideal, 300, steps, pressures)
+    edge = lammps.edges(ideal, 300, steps, NPT).mean()
+    stressed = lammps.edges(ideal, 300, steps, pressures)
     cells = cells_of(run / "silicon.out")
-    edge = ideal.cell[0, 0]
+    stress = lagrangian_stress(ideal, make_calculator("tersoff-silicon"))
+    stiffness = (stress(np.eye(6)[0] * 1e-3) - stress(np.eye(6)[0] * -1e-3)) / 2e-3
+    c11, c12 = stiffness[:2]
+    along = -STRESS * (c11 + c12) / ((c11 - c12) * (c11 + 2 * c12))
+    expected = [100 * along, *[-100 * along * c12 / (c11 + c12)] * 2]
     print(
-        f"\n{STRESS:g} GPa along x at 300 K: edges of the cell relative to {edge:.3f} Angstrom, %"
+        f"\n{STRESS:g} GPa along x at 300 K: edges of the cell relative to those of the "
+        "reference without stress, %"
     )
-    print("\n| edge | anharm | reference |")
-    print("|---|---|---|")
+    print("\n| edge | anharm | reference | elastic constants at 0 K |")
+    print("|---|---|---|---|")
     for axis in range(3):
-        found = [Mean.of(100 * (one[:, axis] / edge - 1)) for one in (cells, lengths)]
-        print(f"| {'xyz'[axis]} | {shown(found[0], 3)} | {shown(found[1], 3)} |")
+        found = [Mean.of(100 * (one[:, axis] / edge - 1)) for one in (cells, stressed)]
+        print(
+            f"| {'xyz'[axis]} | {shown(found[0], 3)} | {shown(found[1], 3)} | "
+            f"{expected[axis]:+.3f} |"
+        )
     shears = [Mean.of(100 * cells[:, column] / edge) for column in (3, 4, 5)]
-    print("shears of anharm's cell, %:", ", ".join(shown(shear, 3) for shear in shears))
+    print("shears of anharm's cell, %:", ", ".join(shown(shear, 3) for shear in shears), flush=True)
+
+
+def table_of_quantum_expansion(quantum: Path, classical: Path, ideal: Atoms) -> None:
+    """What quantum nuclei add to the lattice constant, and what quasi-harmonic theory expects."""
+    found = [
+        Mean.of(cells_of(path)[:, 0] / 2)
+        for path in (quantum / "silicon.out", classical / f"{QUANTUM_TEMPERATURE}K_silicon.out")
+    ]
+    reference = make_calculator("tersoff-silicon")
+    squares, gammas = grueneisen_parameters(ideal, reference)
+    modulus = bulk_modulus(lagrangian_stress(ideal, reference)) * units.GPa
+    mass, hbar = ideal.get_masses()[0], units._hbar * units.J * units.s
+    thermal = units.kB * QUANTUM_TEMPERATURE
+    ring = 2 * BEADS * thermal * np.sin(np.pi * np.arange(BEADS) / BEADS)
+    quanta = hbar * np.sqrt(squares / mass)
+    energies = thermal * np.sum(quanta[:, None] ** 2 / (quanta[:, None] ** 2 + ring**2), axis=1)
+    strain = np.sum(gammas * (energies - thermal)) / (9 * modulus * ideal.get_volume())
+    print(f"\nLattice constant at {QUANTUM_TEMPERATURE} K, Angstrom: {BEADS} beads", end=" ")
+    print(f"{shown(found[0])}, classical {shown(found[1])},", end=" ")
+    print(f"difference {shown(found[0].minus(found[1]))}, quasi-harmonic", end=" ")
+    print(f"{strain * ideal.cell[0, 0] / 2:.5f}")
 
 
 def shown(mean: Mean, digits: int = 5) -> str:
@@ -185,31 +208,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--run", type=Path, help="run directory of npt.toml")
-    parser.add_argument("--stress-run", type=Path, help="run directory of nst.toml")
+    kinds = ("npt", "nst", "pi-npt")
+    parser.add_argument("kinds", nargs="*", help="of " + ", ".join(kinds))
+    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--path-integral-steps", type=int, default=20_000)
     parser.add_argument("--reference-steps", type=int, default=250_000)
     arguments = parser.parse_args()
-    chosen = {"npt": arguments.run, "nst": arguments.stress_run}
-    if not any(chosen.values()):
-        for name in chosen:
-            command = [sys.executable, "-m", "anharm", "run", str(INPUTS / f"{name}.toml")]
-            subprocess.run(command, check=True)
-            chosen[name] = INPUTS / "runs" / name
-    ideal = read(INPUTS / "primitive.xyz")
-    edge = 4 * ideal.cell[0, 1]
-    atoms = read(INPUTS / "init.xyz")
-    atoms.set_cell([edge] * 3)
-    atoms.pbc = True
+    chosen = arguments.kinds or kinds
+    ideal = Supercell(Crystal.from_atoms(read(INPUTS / "primitive.xyz")), MATRIX).to_atoms()
     with tempfile.TemporaryDirectory() as folder:
         lammps = Lammps(Path(folder))
-        displaced = atoms.copy()
+        displaced = ideal.copy()
         displaced.rattle(0.1, seed=1)
         displaced.set_cell(0.99 * displaced.cell[:], scale_atoms=True)
         lammps.check(displaced)
-        if chosen["npt"]:
-            table_of_expansion(chosen["npt"], lammps, atoms, arguments.reference_steps)
-        if chosen["nst"]:
-            table_of_stress(chosen["nst"], lammps, atoms, arguments.reference_steps)
+        steps = {**dict.fromkeys(kinds, arguments.steps), "pi-npt": arguments.path_integral_steps}
+        runs = {kind: production(kind, steps[kind]) for kind in kinds if kind in chosen}
+        if "npt" in runs:
+            table_of_expansion(runs["npt"], lammps, ideal, arguments.reference_steps)
+        if "nst" in runs:
+            table_of_stress(runs["nst"], lammps, ideal, arguments.reference_steps)
+    if {"npt", "pi-npt"} <= runs.keys():
+        table_of_quantum_expansion(runs["pi-npt"], runs["npt"], ideal)
 
 
 if __name__ == "__main__":

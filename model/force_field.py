@@ -91,6 +91,7 @@ class ForceField:
         self._strained = StrainedSum(self._sum)
         self._strengths: Strengths | None = None
         self._deformation: tuple[bytes, FloatArray | None] | None = None  # of the last cell
+        self._errors_of = b""  # the deformation that errors were last wanted in
         self.use(model)
 
     @property
@@ -250,8 +251,10 @@ class ForceField:
             errors = self._errors
         else:
             displacements = displacements - displacements.mean(axis=1, keepdims=True)
-            errors = self._strained_errors
-            errors.use(self._strained.columns(deformation))
+            errors, key = self._strained_errors, deformation.tobytes()
+            if key != self._errors_of:
+                errors.use(self._strained.columns(deformation))
+                self._errors_of = key
         return errors.standard_deviations(displacements, self._factor, exact, self.threads)
 
     @cached_property

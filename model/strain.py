@@ -58,6 +58,70 @@ class Strengths(NamedTuple):
     elastic: FloatArray
 
 
+class _Cell:
+    """One model in one strained cell: all that does not depend on the displacements."""
+
+    def __init__(
+        self,
+        table: StrainTable,
+        elastic: ElasticEnergy,
+        forest: Program,
+        strengths: Strengths,
+        deformation: FloatArray,
+    ) -> None:
+        self._table, self._elastic, self._strengths = table, elastic, strengths
+        self._deformation, self._stretch = deformation, Stretch.of(deformation)
+        self._strains = table.strains(deformation - np.eye(3))
+        self._n_virials = 0
+        coefficients = np.empty(table.n_targets)
+        effective_coefficients(
+            strengths.moving, table.targets, table.factors, self._strains, coefficients
+        )
+        self.polynomial = forest.with_coefficients(coefficients)
+        self.energy = elastic.energy(strengths.elastic, self._stretch.strain)
+
+    def is_of(self, strengths: Strengths, deformation: FloatArray) -> bool:
+        return self._strengths is strengths and np.array_equal(self._deformation, deformation)
+
+    @cached_property
+    def virial(self) -> FloatArray:
+        """(3, 3) of the elastic energy, per primitive cell."""
+        gradient = self._elastic.gradient(self._strengths.elastic, self._stretch.strain)
+        return self._stretch.virial(gradient)
+
+    def virials(self, sums: FloatArray) -> FloatArray:
+        """(n_configurations, 3, 3) of the (n_configurations, n_targets) sums over cells.
+
+        One by one, or, for more than two, through the derivatives of all targets.
+        """
+        self._n_virials += len(sums)
+        if self._n_virials > 2:
+            through: FloatArray = sums @ self._derivatives
+            gradients = through.reshape(-1, 3, 3)
+        else:
+            gradients = np.array([self._gradient(one) for one in sums])
+        return -gradients @ self._deformation.T
+
+    def _gradient(self, sums: FloatArray) -> FloatArray:
+        """(3, 3) derivative by the strain."""
+        table, by_slot = self._table, np.empty(len(self._strains))
+        strain_gradient(
+            self._strengths.moving, table.targets, table.factors, self._strains, sums, by_slot
+        )
+        found: FloatArray = by_slot.reshape(-1, 3).T @ table.vectors
+        return found
+
+    @cached_property
+    def _derivatives(self) -> FloatArray:
+        """(n_targets, 9) derivative of every coefficient by the strain."""
+        table, found = self._table, np.empty((self._table.n_targets, 3, 3))
+        strain_gradient_by_term(
+            self._strengths.moving, table.targets, np.zeros_like(table.terms), table.factors,
+            self._strains, table.vectors, np.ones(1), found,
+        )  # fmt: skip
+        return found.reshape(-1, 9)
+
+
 class StrainedSum:
     """An expansion applied to one supercell whose cell may be strained.
 
@@ -73,6 +137,7 @@ class StrainedSum:
 
     def __init__(self, lattice_sum: LatticeSum) -> None:
         self._sum = lattice_sum
+        self._last: _Cell | None = None
 
     @cached_property
     def _table(self) -> StrainTable:
@@ -135,26 +200,25 @@ class StrainedSum:
             Whether to compute virials.
         threads : int
         """
-        table, n_cells = self._table, self.supercell.n_cells
+        cell, n_cells = self._cell(strengths, deformation), self.supercell.n_cells
         u = displacements - displacements.mean(axis=1, keepdims=True)
-        strains, stretch = table.strains(deformation - np.eye(3)), Stretch.of(deformation)
-        coefficients = np.empty(table.n_targets)
-        moving, elastic = strengths
-        effective_coefficients(moving, table.targets, table.factors, strains, coefficients)
-        polynomial = self._forest.with_coefficients(coefficients)
-        found = polynomial.evaluate(u, self._sum.body_atoms, False, threads)
-        energies = found.energies[0] + n_cells * self._elastic.energy(elastic, stretch.strain)
+        found = cell.polynomial.evaluate(u, self._sum.body_atoms, False, threads)
+        energies = found.energies[0] + n_cells * cell.energy
         forces = found.forces[0] - found.forces[0].mean(axis=1, keepdims=True)
         if not virial:
             return StrainedValues(energies, forces, None)
+        sums = np.array(run_threads([partial(self._sums, one) for one in u], threads))
         virials = np.einsum("cai,caj->cij", forces, u)
-        gradient = np.empty(len(strains))
-        all_sums = run_threads([partial(self._sums, one) for one in u], threads)
-        for index, sums in enumerate(all_sums):
-            strain_gradient(moving, table.targets, table.factors, strains, sums, gradient)
-            virials[index] -= gradient.reshape(-1, 3).T @ table.vectors @ deformation.T
-        virials += n_cells * stretch.virial(self._elastic.gradient(elastic, stretch.strain))
+        virials += cell.virials(sums) + n_cells * cell.virial
         return StrainedValues(energies, forces, (virials + virials.transpose(0, 2, 1)) / 2)
+
+    def _cell(self, strengths: Strengths, deformation: FloatArray) -> _Cell:
+        """That of the last call where nothing changed, as for the beads of a path integral."""
+        last = self._last
+        if last is None or not last.is_of(strengths, deformation):
+            last = _Cell(self._table, self._elastic, self._forest, strengths, deformation.copy())
+            self._last = last
+        return last
 
     def _sums(self, displacements: FloatArray) -> FloatArray:
         """(n_targets,) the sum over cells of every target in one configuration."""

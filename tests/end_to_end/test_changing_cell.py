@@ -88,3 +88,16 @@ def test_a_cell_that_may_take_any_shape_gives_way_to_a_stress(new_job):
     assert edges[0] < 0.995 * edges[1:].mean()  # C11 is 143 GPa, and 1 GPa presses along x
     shears = np.loadtxt(job.directory / "silicon.out")[:, 10:13]
     assert (np.ptp(shears, axis=0) > 0.01).all()
+
+
+def test_the_cell_of_a_path_integral_changes_and_every_bead_is_served(new_job):
+    job = new_job("pi-npt.toml", "changing-cells")
+    job.set_steps(20, name="pi-npt.xml")
+    ended = job.run()
+    assert ended.code == 0, ended.err
+    output = np.loadtxt(job.directory / "silicon.out")
+    assert np.isfinite(output).all()
+    assert np.ptp(output[:, 6]) > 0
+    for bead in range(8):
+        errors = (job.directory / f"silicon.force_std_max_{bead}").read_text().split()
+        assert float(errors[-1]) > 0
