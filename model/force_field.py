@@ -15,6 +15,7 @@ from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.deformation import checked_deformation, is_reference_cell
 from anharm.model.force_errors import ForceErrors, PosteriorFactor
 from anharm.model.ideal_crystal import ideal_energy, ideal_virial
+from anharm.model.independent_parameters import IndependentParameters
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
 from anharm.model.site_kernels import error_statistics
@@ -114,7 +115,7 @@ class ForceField:
         self._coefficients = expansion.monomial_weights @ unconstrained
         self._polynomial = self._forest.with_coefficients(self._coefficients)
         self._strengths = None
-        self._factor = PosteriorFactor(model.posterior.factor)
+        self._posterior_factor: PosteriorFactor | None = None
         self.model = model
 
     def deformation(self, cell: FloatArray) -> FloatArray | None:
@@ -257,12 +258,25 @@ class ForceField:
                 self._errors_of = key
         return errors.standard_deviations(displacements, self._factor, exact, self.threads)
 
+    @property
+    def _factor(self) -> PosteriorFactor:
+        if self._posterior_factor is None:
+            factor = self.model.posterior.factor
+            self._posterior_factor = PosteriorFactor(factor, self._independent)
+        return self._posterior_factor
+
+    @cached_property
+    def _independent(self) -> IndependentParameters:
+        return IndependentParameters.of(self._sum.expansion)
+
     @cached_property
     def _errors(self) -> ForceErrors:
-        expansion = self._sum.expansion
-        return ForceErrors(expansion, self.supercell, self._sum.columns, expansion.monomials)
+        expansion, independent = self._sum.expansion, self._independent
+        program, table = self._sum.columns, expansion.monomials
+        return ForceErrors(expansion, self.supercell, program, table, independent)
 
     @cached_property
     def _strained_errors(self) -> ForceErrors:
         program, table = self._strained.columns(np.eye(3)), self._strained.monomials
-        return ForceErrors(self._sum.expansion, self.supercell, program, table, without_mean=True)
+        expansion, independent = self._sum.expansion, self._independent
+        return ForceErrors(expansion, self.supercell, program, table, independent, True)

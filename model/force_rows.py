@@ -2,27 +2,61 @@
 
 A monomial of the energy gives one term to the force on each body in it: the product of its other
 factors. Seen from the cell of that body, all such terms of a force component form a polynomial in
-the displacements around, the same for every cell of the supercell.
+the displacements around, the same for every cell of the supercell. The polynomials that share
+monomials are evaluated together, each monomial once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 from anharm.model.crystal import FloatArray, IntArray
-from anharm.model.forest import Forest, plant
+from anharm.model.forest import grow, parents_of
 from anharm.model.program import MonomialTable, Program
+
+Numbers = NDArray[np.uint32]  # compiled code need not look for negative ones, and reads half as much
+
+
+class RowTables(NamedTuple):
+    """Groups of polynomials that share no monomial with one another.
+
+    Attributes
+    ----------
+    node_starts, output_starts : (n_groups + 1,) int
+        Where the monomials and the polynomials of each group begin.
+    parents, variables : (n_nodes,) int
+        Each monomial is one before it in its group, counted from 1 (0 is the number one), times
+        a variable (body * 3 + axis).
+    outputs : (n_used,) int
+        The row of the result that each polynomial is.
+    term_starts : (n_used + 1,) int
+        Where the terms of each polynomial begin.
+    term_nodes : (n_terms,) int
+        The monomial of each term, counted as above.
+    empty : (n_empty,) int
+        Rows of the result that no polynomial is.
+    """
+
+    node_starts: Numbers
+    output_starts: Numbers
+    parents: Numbers
+    variables: Numbers
+    outputs: Numbers
+    term_starts: Numbers
+    term_nodes: Numbers
+    empty: Numbers
 
 
 @dataclass(frozen=True)
 class ForceRows:
-    """Polynomials ready for `evaluate_rows`.
+    """Polynomials ready for `row_kernels`.
 
     Attributes
     ----------
@@ -30,20 +64,18 @@ class ForceRows:
         (parameter, site, axis), the last running fastest.
     bodies : (n_bodies, 4) int
         Cell, relative to the home cell, and site of each body.
-    forest : Forest
-    coefficients : (forest.size,) float
-    constant_outputs : (n_constants,) int
-        Outputs that a monomial of first order gives a constant.
-    constants : (n_constants,) float
+    tables : RowTables
+    coefficients : (n_terms,) float
+    constants : (n_used,) float
+        What is added to each polynomial: from monomials of first order.
     """
 
     n_outputs: int
     bodies: IntArray
-    forest: Forest
+    tables: RowTables
     coefficients: FloatArray
-    constant_outputs: IntArray
     constants: FloatArray
-    _map: csr_array  # from the coefficients of the energy to those of the forest and the constants
+    _map: csr_array  # from the coefficients of the energy to these and the constants
 
     @classmethod
     def compile(
@@ -72,28 +104,28 @@ class ForceRows:
         entries, variables, others, multiplicities = _derivatives(table.variables[program.terms])
         homes, others, used = _seen_from(others, variables // 3, bodies)
         outputs = (numbers[program.entry_outputs[entries]] * n_sites + homes) * 3 + variables % 3
-        n_outputs = program.n_outputs * n_sites * 3
-        n_terms = len(entries)
-        is_constant = others[:, 0] < 0 if others.shape[1] else np.ones(n_terms, dtype=bool)
+        is_constant = others[:, 0] < 0 if others.shape[1] else np.ones(len(entries), dtype=bool)
         real, constant = np.flatnonzero(~is_constant), np.flatnonzero(is_constant)
-        weights = csr_array(
-            (np.ones(len(real)), (np.arange(len(real)), outputs[real])), (len(real), n_outputs)
+        n_outputs = program.n_outputs * n_sites * 3
+        tables, sequence = _arrange(
+            others[real], homes[real], outputs[real], outputs[constant], n_outputs
         )
-        forest, places, terms, _ = plant(others[real], np.zeros_like(real), weights)
-        targets = np.empty(n_terms, dtype=np.int64)
-        targets[real[terms]] = places
-        targets[constant] = forest.size + np.arange(len(constant))
-        to_forest = csr_array(
+        targets = np.empty(len(entries), dtype=np.int64)
+        targets[real[sequence]] = np.arange(len(real))
+        rank = np.full(n_outputs, -1)
+        rank[tables.outputs] = np.arange(len(tables.outputs))
+        targets[constant] = len(real) + rank[outputs[constant]]
+        to_rows = csr_array(
             (-multiplicities.astype(float), (targets, program.places[entries])),
-            (forest.size + len(constant), program.forest.size),
+            (len(real) + len(tables.outputs), program.forest.size),
         )
-        found = cls(n_outputs, used, forest, np.empty(0), outputs[constant], np.empty(0), to_forest)
+        found = cls(n_outputs, used, tables, np.empty(0), np.empty(0), to_rows)
         return found.with_coefficients(program.coefficients)
 
     def with_coefficients(self, coefficients: FloatArray) -> ForceRows:
         """The same polynomials for other coefficients of the same program."""
         found = self._map @ coefficients
-        size = self.forest.size
+        size = len(self.tables.term_nodes)
         return replace(self, coefficients=found[:size], constants=found[size:])
 
     def in_precision(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -169,3 +201,75 @@ def _seen_from(
     found.sort(axis=1)
     found[found == behind] = -1
     return bodies[homes, 3], found, new_bodies
+
+
+def _arrange(
+    factors: IntArray, sites: IntArray, outputs: IntArray, constant: IntArray, n_outputs: int
+) -> tuple[RowTables, IntArray]:
+    """Divide the outputs into groups that share monomials.
+
+    Parameters
+    ----------
+    factors : (n_terms, width) int
+        Variables of each term, ascending, padded behind with -1.
+    sites, outputs : (n_terms,) int
+        The site on which the force is, and the output.
+    constant : (n_constants,) int
+        Outputs that have a constant.
+    n_outputs : int
+
+    Returns
+    -------
+    tables : RowTables
+    sequence : (n_terms,) int
+        The terms in the order of the tables.
+    """
+    levels = tuple(factors[:, level] for level in range(factors.shape[1] - 1, -1, -1))
+    order = np.lexsort((*levels, sites))
+    named = np.column_stack([sites, factors])[order]
+    is_first = np.any(np.diff(named, axis=0, prepend=-2) != 0, axis=1)
+    monomial_of = np.empty(len(factors), dtype=np.int64)
+    monomial_of[order] = np.cumsum(is_first) - 1
+    first = order[is_first]  # a term of each monomial
+    n_groups, group_of = _groups(monomial_of, outputs, len(first), n_outputs)
+
+    groups = group_of[outputs[first]]
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[by_group], np.arange(n_groups + 1))
+    depths, variables, ends, node_starts = grow(
+        np.ascontiguousarray(factors[first[by_group]]), starts
+    )
+    nodes = np.empty(len(first), dtype=np.int64)
+    nodes[by_group] = ends - node_starts[groups[by_group]] + 1
+    sequence = np.lexsort((nodes[monomial_of], outputs, group_of[outputs]))
+    is_used = np.zeros(n_outputs, dtype=bool)
+    is_used[outputs], is_used[constant] = True, True
+    used = np.flatnonzero(is_used)
+    used = used[np.argsort(group_of[used], kind="stable")]
+    counts = np.bincount(outputs, minlength=n_outputs)[used]
+    arrays = (
+        np.append(node_starts, node_starts[-1]),  # the last group has constants only
+        np.searchsorted(group_of[used], np.arange(n_groups + 2)),
+        parents_of(depths, node_starts),
+        variables,
+        used,
+        np.append(0, np.cumsum(counts)),
+        nodes[monomial_of[sequence]],
+        np.flatnonzero(~is_used),
+    )
+    return RowTables(*(array.astype(np.uint32) for array in arrays)), sequence
+
+
+def _groups(
+    monomials: IntArray, outputs: IntArray, n_monomials: int, n_outputs: int
+) -> tuple[int, IntArray]:
+    """How many groups there are, and that of each output; those without terms come last."""
+    size = n_monomials + n_outputs
+    links = coo_array((np.ones(len(outputs)), (outputs, n_outputs + monomials)), (size, size))
+    _, component = connected_components(links, directed=False)
+    has_terms = np.zeros(n_outputs, dtype=bool)
+    has_terms[outputs] = True
+    found, numbers = np.unique(component[:n_outputs][has_terms], return_inverse=True)
+    groups = np.full(n_outputs, len(found))
+    groups[has_terms] = numbers.ravel()
+    return len(found), groups

@@ -79,7 +79,7 @@ def plant(
     pairs = np.column_stack([entries.col, homes])[order]
     begins = np.flatnonzero(np.any(np.diff(pairs, axis=0, prepend=-1) != 0, axis=1))
     starts = np.append(begins, len(order)).astype(np.int64)
-    depths, names, ends, node_starts = _grow(np.ascontiguousarray(factors[order]), starts)
+    depths, names, ends, node_starts = grow(np.ascontiguousarray(factors[order]), starts)
     used, variable_starts = _used_variables(names, node_starts)
     trees = _separate_leaves(depths, names, node_starts)
     inner_starts, inner_depths, inner_names, leaf_starts, leaf_names, places = trees
@@ -107,7 +107,7 @@ def _used_variables(variables: IntArray, node_starts: IntArray) -> tuple[IntArra
 
 
 @njit(cache=True)
-def _grow(terms: IntArray, starts: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+def grow(terms: IntArray, starts: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """Merge the common beginnings of sorted monomials, column by column, depth first.
 
     Parameters
@@ -150,6 +150,18 @@ def _grow(terms: IntArray, starts: IntArray) -> tuple[IntArray, IntArray, IntArr
             term_nodes[term] = n_nodes - 1
         node_starts[column + 1] = n_nodes
     return depths[:n_nodes].copy(), variables[:n_nodes].copy(), term_nodes, node_starts
+
+
+@njit(cache=True)
+def parents_of(depths: IntArray, node_starts: IntArray) -> IntArray:
+    """Number of the node above each one, counted from 1 in its column; 0 at depth 1."""
+    parents = np.zeros(len(depths), dtype=np.int64)
+    path = np.zeros(16, dtype=np.int64)
+    for column in range(len(node_starts) - 1):
+        for node in range(node_starts[column], node_starts[column + 1]):
+            parents[node] = path[depths[node] - 1]
+            path[depths[node]] = node - node_starts[column] + 1
+    return parents
 
 
 @njit(cache=True)

@@ -1,29 +1,64 @@
-"""Compiled design rows of forces: values of polynomials, one per force component of the home cell.
+"""Compiled errors of forces: design rows of a block of lanes, and their way through the posterior.
 
 Each force component of each parameter is a polynomial of its own in the displacements around it
 (`force_rows`), so that the cells of the supercell are lanes from the displacements to the result:
-nothing is added up across lanes, as the reverse differentiation of `kernels` must do.
+nothing is added up across lanes, as the reverse differentiation of `kernels` must do. Lanes are
+numbered by cell and then configuration.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from anharm.model.crystal import FloatArray, IntArray
-from anharm.model.forest import Forest
-from anharm.model.lanes import (
-    CHUNK_BYTES,
-    Block,
-    broadcast,
-    load,
-    multiply,
-    multiply_add,
-    store,
-)
+from anharm.model.force_rows import RowTables
+from anharm.model.lanes import Block, broadcast, load, multiply, multiply_add, store
+from anharm.model.product_kernels import Combinations, Packed, combine, sums_of_squares
 
-_MAXIMUM_DEPTH = 8
-_CACHE_LINE = 64  # bytes
+
+class RowProgram(NamedTuple):
+    """From displacements to design rows, all numbers in one precision.
+
+    Attributes
+    ----------
+    tables : RowTables
+    coefficients, constants : (n_terms,) and (n_used,) float
+    combinations : Combinations
+        From rows of symmetry-allowed parameters to those that the factor is for.
+    body_atoms : (n_bodies, n_cells) int
+        The atom that each body is, seen from each cell.
+    n_sites : int
+    """
+
+    tables: RowTables
+    coefficients: FloatArray
+    constants: FloatArray
+    combinations: Combinations
+    body_atoms: IntArray
+    n_sites: int
+
+
+class Workspace(NamedTuple):
+    """Memory of one thread for one block of lanes; each array begins where a cache line does.
+
+    Attributes
+    ----------
+    values : (3 n_bodies, width of a block) float
+    monomials : (largest group + 1, width) float
+    free : (rows of all symmetry-allowed parameters, width) float
+    rows : (n_chunks * n_parameters, width of a product block) float
+    squares : (n_chunks, width of a product block) float
+    """
+
+    values: FloatArray
+    monomials: FloatArray
+    free: FloatArray
+    rows: FloatArray
+    squares: FloatArray
+
 
 _compiled = njit(
     cache=True, nogil=True, fastmath={"contract"}, error_model="numpy", forceinline=True
@@ -31,19 +66,10 @@ _compiled = njit(
 
 
 @_compiled
-def _aligned_rows(n_rows: int, like: FloatArray, block: Block) -> FloatArray:
-    """Rows of zeros that begin where cache lines do."""
-    width = len(block) * CHUNK_BYTES // like.itemsize
-    memory = np.zeros((n_rows + 1) * width, like.dtype)
-    begin = (-memory.ctypes.data % _CACHE_LINE) // like.itemsize
-    return memory[begin : begin + n_rows * width].reshape((-1, width))
-
-
-@_compiled
 def _gather(
     displacements: FloatArray, body_atoms: IntArray, first: int, last: int, values: FloatArray
 ) -> None:
-    """Displacements of every body for the lanes from first to last: cells, then configurations."""
+    """Displacements (n_atoms, 3, n_configurations) of every body for the lanes from first on."""
     n_configurations = displacements.shape[2]
     for body in range(len(body_atoms)):
         lane = 0
@@ -60,74 +86,134 @@ def _gather(
 
 
 @_compiled
-def _value(
-    forest: Forest,
-    column: int,
-    coefficients: FloatArray,
-    values: FloatArray,
-    products: FloatArray,
+def _polynomials(program: RowProgram, block: Block, work: Workspace) -> None:
+    """Rows of the symmetry-allowed parameters, group by group."""
+    tables, coefficients, monomials = program.tables, program.coefficients, work.monomials
+    for group in range(len(tables.node_starts) - 1):
+        first = tables.node_starts[group]
+        for node in range(first, tables.node_starts[group + 1]):
+            above = load(monomials, tables.parents[node], block)
+            product = multiply(above, load(work.values, tables.variables[node], block))
+            store(monomials, node - first + 1, product)
+        for number in range(tables.output_starts[group], tables.output_starts[group + 1]):
+            total = broadcast(program.constants[number], block)
+            for term in range(tables.term_starts[number], tables.term_starts[number + 1]):
+                monomial = load(monomials, tables.term_nodes[term], block)
+                total = multiply_add(broadcast(coefficients[term], block), monomial, total)
+            store(work.free, tables.outputs[number], total)
+
+
+@_compiled
+def _prepare(program: RowProgram, work: Workspace) -> None:
+    """What stays the same from block to block."""
+    work.values[:] = 0
+    work.monomials[0] = 1
+    for row in program.tables.empty:
+        work.free[row] = 0
+
+
+@_compiled
+def _design_rows(
+    program: RowProgram,
+    displacements: FloatArray,
+    first: int,
+    last: int,
     block: Block,
-) -> FloatArray:
-    """The polynomial of a column in every lane."""
-    n_nodes = len(forest.depths)
-    total = broadcast(coefficients.dtype.type(0), block)
-    for node in range(forest.node_starts[column], forest.node_starts[column + 1]):
-        slope = broadcast(coefficients[node], block)
-        for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
-            coefficient = broadcast(coefficients[n_nodes + leaf], block)
-            slope = multiply_add(
-                coefficient, load(values, forest.leaf_variables[leaf], block), slope
-            )
-        depth = forest.depths[node]
-        product = load(products, 0, block)
-        if depth > 0:
-            above = load(products, depth - 1, block)
-            product = multiply(load(values, forest.node_variables[node], block), above)
-            store(products, depth, product)
-        total = multiply_add(product, slope, total)
-    return total
+    product_block: Block,
+    work: Workspace,
+) -> None:
+    """Design rows of one block of lanes, as chunks of columns."""
+    _gather(displacements, program.body_atoms, first, last, work.values)
+    _polynomials(program, block, work)
+    n_chunks = len(work.squares)
+    columns = work.free.reshape((-1, work.rows.shape[1]))
+    combine(program.combinations, columns, n_chunks, product_block, work.rows)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def evaluate_rows(
-    forest: Forest,
-    coefficients: FloatArray,
+def add_to_totals(
+    program: RowProgram,
     displacements: FloatArray,
-    body_atoms: IntArray,
     first_lane: int,
     last_lane: int,
     block: Block,
-    rows: FloatArray,
+    product_block: Block,
+    work: Workspace,
+    totals: FloatArray,
 ) -> None:
-    """Values of all columns of a forest, for some lanes.
+    """Add the design rows of some lanes to the totals (n_parameters, 3, n_configurations)."""
+    n_parameters, n_configurations = totals.shape[0], totals.shape[2]
+    width, product_width = work.values.shape[1], work.rows.shape[1]
+    _prepare(program, work)
+    for first in range(first_lane, last_lane, width):
+        last = min(first + width, last_lane)
+        _design_rows(program, displacements, first, last, block, product_block, work)
+        for component in range(3 * program.n_sites):
+            for lane in range(last - first):
+                chunk, column = divmod(component * width + lane, product_width)
+                target = totals[:, component % 3, (first + lane) % n_configurations]
+                for parameter in range(n_parameters):
+                    target[parameter] += work.rows[chunk * n_parameters + parameter, column]
 
-    All numbers have one precision, float64 or float32.
+
+@_compiled
+def _subtract(means: FloatArray, first: int, last: int, n_sites: int, work: Workspace) -> None:
+    """Subtract the means (n_parameters, 3, n_configurations) from the rows of some lanes."""
+    n_parameters, n_configurations = means.shape[0], means.shape[2]
+    width, product_width = work.values.shape[1], work.rows.shape[1]
+    for component in range(3 * n_sites):
+        for lane in range(last - first):
+            chunk, column = divmod(component * width + lane, product_width)
+            mean = means[:, component % 3, (first + lane) % n_configurations]
+            for parameter in range(n_parameters):
+                work.rows[chunk * n_parameters + parameter, column] -= mean[parameter]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def standard_deviations(
+    program: RowProgram,
+    factor: Packed,
+    means: FloatArray,
+    displacements: FloatArray,
+    first_lane: int,
+    last_lane: int,
+    block: Block,
+    product_block: Block,
+    work: Workspace,
+    result: FloatArray,
+) -> None:
+    """Root of the sum of squares of factor times design row, for every component of some lanes.
 
     Parameters
     ----------
-    forest : Forest
-        Its outputs are the rows of the result.
-    coefficients : (forest.size,) float
+    program : RowProgram
+    factor : Packed
+        Transpose of the posterior's factor.
+    means : (n_parameters, 3, n_configurations) float
+        Subtracted from the design rows; of length 0 if not wanted.
     displacements : (n_atoms, 3, n_configurations) float
         Angstrom, in the supercell's order.
-    body_atoms : (n_bodies, n_cells) int
-        The atom that each body is, seen from each cell.
     first_lane, last_lane : int
-        Lanes are numbered by cell and then configuration.
-    block : Block
-        How many lanes are evaluated at a time.
-    rows : (n_outputs, n_blocks, width of a block) float
-        Result, eV/Angstrom per unit parameter; lanes beyond the last hold nothing of use. Outputs
-        without a column keep what they hold.
+    block, product_block : Block
+        How many lanes are evaluated, and how many columns multiplied, at a time.
+    work : Workspace
+        The components of a block must fill whole chunks.
+    result : (n_configurations, n_sites, n_cells, 3) float
+        eV/Angstrom.
     """
-    n_blocks, width = rows.shape[1], rows.shape[2]
-    target = rows.reshape((-1, width))
-    values = _aligned_rows(3 * len(body_atoms), displacements, block)
-    products = _aligned_rows(_MAXIMUM_DEPTH, displacements, block)
-    products[0] = 1
-    for number in range(n_blocks):
-        begin = first_lane + number * width
-        _gather(displacements, body_atoms, begin, min(begin + width, last_lane), values)
-        for column in range(len(forest.outputs)):
-            total = _value(forest, column, coefficients, values, products, block)
-            store(target, forest.outputs[column] * n_blocks + number, total)
+    width = work.values.shape[1]
+    n_configurations, n_chunks = displacements.shape[2], len(work.squares)
+    squares = work.squares.reshape((-1, width))
+    _prepare(program, work)
+    for first in range(first_lane, last_lane, width):
+        last = min(first + width, last_lane)
+        _design_rows(program, displacements, first, last, block, product_block, work)
+        if len(means):
+            _subtract(means, first, last, program.n_sites, work)
+        sums_of_squares(factor, work.rows, n_chunks, product_block, work.squares)
+        for lane in range(last - first):
+            cell, configuration = divmod(first + lane, n_configurations)
+            for component in range(3 * program.n_sites):
+                site, axis = divmod(component, 3)
+                found = np.sqrt(squares[component, lane])
+                result[configuration, site, cell, axis] = found

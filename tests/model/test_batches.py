@@ -57,28 +57,14 @@ def test_two_threads_give_the_numbers_of_one(laboratory, name: str, n_configurat
             close(getattr(found, field), getattr(expected, field), 1e-12)
 
 
-@pytest.mark.parametrize("panel_bytes", [1, 30_000, 200_000])
-@pytest.mark.parametrize("exact", [False, True])
-def test_errors_panel_by_panel_are_those_of_all_at_once(
-    laboratory, panel_bytes: int, exact: bool
-) -> None:
-    force_field = laboratory.force_field("silicon")
-    errors, factor = force_field._errors, PosteriorFactor(force_field.model.posterior.factor)
-    u = np.random.default_rng(8).normal(0, 0.1, (19, force_field.supercell.n_atoms, 3))
-    expected = errors.standard_deviations(u, factor, exact, panel_bytes=2**30)
-    for threads in (1, 2):
-        found = errors.standard_deviations(u, factor, exact, threads, panel_bytes)
-        close(found, expected, 1e-12 if exact else 1e-6)
-
-
 def test_a_factor_need_not_be_triangular(laboratory) -> None:
     force_field = laboratory.force_field("silicon")
     factor = force_field.model.posterior.factor
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=factor.shape))[0]
-    errors = force_field._errors
+    errors, independent = force_field._errors, force_field._independent
     u = np.random.default_rng(9).normal(0, 0.1, (1, force_field.supercell.n_atoms, 3))
-    found = errors.standard_deviations(u, PosteriorFactor(factor @ turn))
-    close(found, errors.standard_deviations(u, PosteriorFactor(factor)), 1e-11)
+    found = errors.standard_deviations(u, PosteriorFactor(factor @ turn, independent))
+    close(found, errors.standard_deviations(u, PosteriorFactor(factor, independent)), 1e-11)
 
 
 @pytest.mark.parametrize(
