@@ -1,22 +1,22 @@
-"""Peak memory of construction and fit, estimated by `anharm plan`'s formula and measured.
+"""Peak memory of construction, fit and client, estimated by `anharm plan`'s formula and measured.
 
     python benchmarks/memory.py
 
-Each row is a process of its own that builds the expansion, learns labels that a random model of it
-made, and fits; measured is its largest resident set. Estimates come before anything is built, and
-include some 230 MB for Python with its libraries.
+Each row is a process of its own that builds the expansion, and learns labels that a random model of
+it made and fits, or evaluates forces and errors of 32 configurations; measured is its largest
+resident set. Estimates come before anything is built, and include some 230 MB for Python with its
+libraries.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 
 CASES = ("SILICON_216", "TIN_SELENIDE_959", "ARSENIDE_2100", "SELENIDE_WIDE")
-STAGES = ("construct", "fit")
+STAGES = ("construct", "fit", "client")
 
 
 def main() -> None:
@@ -38,6 +38,7 @@ def main() -> None:
 
 def _measure(case: str, stage: str) -> None:
     import numpy as np
+    from measure import peak_memory
 
     from anharm.model import Crystal, LatticeSum, Supercell, Trainer, build_expansion
     from anharm.model.expansion_size import estimate_size
@@ -61,7 +62,16 @@ def _measure(case: str, stage: str) -> None:
             forces = (rows.force_rows(u) @ theta).reshape(-1, 3)
             trainer.add(supercell.lattice, supercell.positions + u, forces)
         trainer.fit()
-    measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if stage == "client":
+        from systems import random_model
+
+        from anharm.model import ForceField
+
+        estimate = memory.client - 2 * memory.model_file  # one model, and no next one
+        supercell = Supercell(expansion.crystal, matrix)
+        force_field = ForceField(random_model(expansion), supercell)
+        force_field.predict(np.zeros((32, supercell.n_atoms, 3)), exact_errors=False)
+    measured = peak_memory() * 2**20
     counts = f"{expansion.n_parameters} ({size.n_parameters})"
     print(f"{case:<18s} {stage:<10s} {counts:>22s} {measured / 1e6:>8.0f} ({estimate / 1e6:.0f})")
 

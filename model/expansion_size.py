@@ -10,7 +10,8 @@ import numpy as np
 
 from anharm.model.clusters import encode, neighbours, within
 from anharm.model.crystal import Crystal, IntArray
-from anharm.model.expansion import Cutoffs, Expansion, normalise_cutoffs
+from anharm.model.cutoffs import Cutoffs, normalise_cutoffs
+from anharm.model.expansion import Expansion
 from anharm.model.symmetry import find_space_group
 from anharm.model.symmetry_basis import compositions
 

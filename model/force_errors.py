@@ -153,11 +153,11 @@ class ForceErrors:
         block = self._block(n_lanes, dtype.itemsize)
         program, matrix = self._programs[dtype.itemsize], factor.in_precision(dtype)
         parts = ranges(n_lanes, threads, grain=width_of(block, dtype.itemsize))
-        means = np.zeros((0, 3, n_configurations), dtype)
+        means: AnyPrecision = np.zeros((0, 3, n_configurations), dtype)
         if self._without_mean:
             sum_over = partial(self._totals, program, by_atom, block)
             found = run_threads([partial(sum_over, *part) for part in parts], threads)
-            means = (sum(found) / (self._n_sites * self._n_cells)).astype(dtype)
+            means = (np.sum(found, axis=0) / (self._n_sites * self._n_cells)).astype(dtype)
         result = np.empty((n_configurations, self._n_sites, self._n_cells, 3))
 
         def fill(begin: int, stop: int) -> None:

@@ -18,7 +18,9 @@ from scipy.sparse import csr_array
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
 
-_SMALLEST_PIVOT = 0.3  # of a row's length, must be new; smaller would lose more digits to cancelling
+_SMALLEST_PIVOT = (
+    0.3  # of a row's length, must be new; smaller would lose more digits to cancelling
+)
 _ZERO = 1e-9  # coefficients of order 1
 
 

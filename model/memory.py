@@ -14,6 +14,7 @@ _BYTES = 8
 _PROCESS = 220 << 20  # Python, its libraries and compiled kernels
 _KEPT_ROWS = 512 << 20  # design rows of earlier labels beyond this are computed again
 _BYTES_PER_MONOMIAL_AND_FACTOR = 180  # while a forest of monomials is compiled
+_BYTES_PER_LANE = 4 * 64  # the lanes of a block, in single precision
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class MemoryEstimate:
         Matrices of a refit beyond that.
     model_file : int
     force_errors : int
-        Factors of the posterior and rows of a batch, with which a client finds force errors.
+        Factors of the posterior, polynomials of the design rows, and rows of a block of lanes.
     """
 
     process: int
@@ -75,9 +76,7 @@ class MemoryEstimate:
         return self.process + self.construction + self.broker + self.client
 
 
-def estimate_memory(
-    size: ExpansionSize, n_atoms: int, n_labels: int, n_configurations: int = 1
-) -> MemoryEstimate:
+def estimate_memory(size: ExpansionSize, n_atoms: int, n_labels: int) -> MemoryEstimate:
     """Estimate the memory of each stage.
 
     Parameters
@@ -87,8 +86,6 @@ def estimate_memory(
         Atoms of the supercell.
     n_labels : int
         Labels in all.
-    n_configurations : int
-        Configurations that a client evaluates at once.
     """
     n_parameters = size.n_parameters
     n_unconstrained = sum(size.unconstrained.values())
@@ -109,6 +106,7 @@ def estimate_memory(
         statistics=3 * square,
         refit=8 * square,
         model_file=square,
-        force_errors=round(2.5 * square)
-        + row * n_configurations * (3 * n_unconstrained // 2 + n_parameters),
+        force_errors=5 * square
+        + compiling
+        + _BYTES_PER_LANE * 3 * size.n_sites * (n_unconstrained + n_parameters),
     )

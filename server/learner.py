@@ -24,9 +24,9 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.crystal import as_supercell_matrix
+from anharm.model.cutoffs import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.deformation import MAXIMUM_STRAIN
 from anharm.model.determination import describe_lack_of_data, find_determination
-from anharm.model.expansion import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.expansion_size import ExpansionSize, estimate_size
 from anharm.model.labels import KINDS
 from anharm.model.sites import assign_sites, default_maximum_displacement
