@@ -25,8 +25,15 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     os.environ.setdefault(variable, "1")
 
 import numpy as np
+from ase import Atoms
 from economy.materials import HERE, Material, read_materials
-from economy.offline import Evaluator, TestSet, gold_standard, static
+from economy.offline import (
+    Evaluator,
+    TestSet,
+    gold_standard,
+    static,
+    steps_of_gold_standard,
+)
 from economy.reference_dynamics import reference_dynamics, split
 from economy.report import draw, table
 from economy.runs import RULES, train
@@ -57,9 +64,7 @@ def learn(material: Material, ways: list[str], seeds: list[int], folder: Path) -
             started = time.time()
             place = folder / material.name / f"{way.replace(' ', '-').replace(',', '')}-{seed}"
             makers: dict[str, Callable[[], dict[str, Any]]] = {
-                "gold standard": lambda s=seed: {
-                    "curve": gold_standard(material, pool, evaluator, s)
-                },
+                "gold standard": lambda s=seed: _gold_standard(material, pool, evaluator, s),
                 "static": lambda s=seed: {"curve": static(material, evaluator, s)},
             }
             make = makers.get(way, lambda w=way, s=seed, p=place: train(
@@ -74,6 +79,15 @@ def learn(material: Material, ways: list[str], seeds: list[int], folder: Path) -
                 f"{time.time() - started:.0f} s",
                 flush=True,
             )
+
+
+def _gold_standard(
+    material: Material, pool: list[Atoms], evaluator: Evaluator, seed: int
+) -> dict[str, Any]:
+    """Its learning curve, and whether the model of all its labels is stable."""
+    curve = gold_standard(material, pool, evaluator, seed)
+    steps = steps_of_gold_standard(material, pool, seed)
+    return {"curve": curve, "steps": steps, "unstable": steps < material.steps}
 
 
 def _rounded(value: Any) -> Any:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from economy.materials import Material
-from economy.reference_dynamics import labelled
+from economy.reference_dynamics import labelled, langevin_step
 
 from anharm.model import BayesianModel, ForceField, Trainer
+from anharm.model.sites import default_maximum_displacement
 from anharm.model.training import virial_of_stress
 
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100)
@@ -69,6 +70,30 @@ def gold_standard(
     return _learn(material, (pool[i] for i in order), evaluator)
 
 
+def steps_of_gold_standard(material: Material, pool: Sequence[Atoms], seed: int) -> int:
+    """Steps that the model of all the gold standard's labels makes before it loses an atom.
+
+    In its own dynamics, at most as many as a run has; the first configuration depends on the seed.
+    """
+    trainer = Trainer(material.expansion())
+    for atoms in pool:
+        _add(trainer, atoms)
+    supercell = material.crystal_supercell()
+    force_field = ForceField(trainer.fit(), supercell)
+    random = np.random.default_rng(seed)
+    moved = pool[random.integers(len(pool))].positions - material.ideal().positions
+    moved -= moved.mean(axis=0)
+    masses = material.ideal().get_masses()[:, None] / units.fs**2
+    velocities = random.standard_normal(moved.shape)
+    velocities *= np.sqrt(units.kB * material.temperature / masses)
+    largest = default_maximum_displacement(supercell)
+    for step in range(material.steps):
+        moved, velocities = langevin_step(force_field, material, masses, moved, velocities, random)
+        if not np.linalg.norm(moved - moved.mean(axis=0), axis=1).max() < largest:
+            return step
+    return material.steps
+
+
 def static(material: Material, evaluator: Evaluator, seed: int) -> Curve:
     """Learning from uncorrelated displacements, of the size that the reference's dynamics has."""
     random = np.random.default_rng(seed)
@@ -85,14 +110,18 @@ def _learn(material: Material, frames: Iterable[Atoms], evaluator: Evaluator) ->
     trainer = Trainer(material.expansion())
     curve = []
     for number, atoms in enumerate(frames, start=1):
-        trainer.add(
-            np.array(atoms.cell[:]),
-            atoms.positions,
-            np.array(atoms.get_forces()),
-            float(atoms.get_potential_energy()),
-            atoms.numbers,
-            virial_of_stress(atoms.get_stress(), atoms.get_volume()),
-        )
+        _add(trainer, atoms)
         if number in COUNTS:
             curve.append((number, evaluator.rmse(trainer.fit())))
     return curve
+
+
+def _add(trainer: Trainer, atoms: Atoms) -> None:
+    trainer.add(
+        np.array(atoms.cell[:]),
+        atoms.positions,
+        np.array(atoms.get_forces()),
+        float(atoms.get_potential_energy()),
+        atoms.numbers,
+        virial_of_stress(atoms.get_stress(), atoms.get_volume()),
+    )

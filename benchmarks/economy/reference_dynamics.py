@@ -72,7 +72,9 @@ def _compute(material: Material) -> Iterator[Atoms]:
         kick = outer_step / 2 / masses
         velocities += kick * (frame.get_forces() - _forces(force_field, moved))
         for _ in range(material.outer):
-            moved, velocities = _inner(force_field, material, masses, moved, velocities, random)
+            moved, velocities = langevin_step(
+                force_field, material, masses, moved, velocities, random
+            )
         frame = labelled(ideal, moved, calculator)
         velocities += kick * (frame.get_forces() - _forces(force_field, moved))
         if number > 0 and number % material.reference_stride == 0:
@@ -80,7 +82,7 @@ def _compute(material: Material) -> Iterator[Atoms]:
             yield frame
 
 
-def _inner(
+def langevin_step(
     force_field: ForceField,
     material: Material,
     masses: np.ndarray,
