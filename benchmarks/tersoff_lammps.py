@@ -95,6 +95,19 @@ class Lammps:
             found.append(frame)
         return found
 
+    def serve(self, atoms: Atoms, address: str) -> subprocess.Popen[bytes]:
+        """LAMMPS as the driver of an i-PI that listens on this Unix socket."""
+        write_lammps_data(
+            self._folder / "start.data", atoms, specorder=["Si"], masses=True, force_skew=True
+        )
+        (self._folder / "serve").write_text(
+            "units metal\natom_modify map array sort 0 0\nread_data start.data\n"
+            + _POTENTIAL
+            + f"neighbor 2.0 bin\nfix 1 all ipi {address} 1 unix\nrun 1000000000\n"
+        )
+        command = ["lmp", "-in", "serve", "-log", "log", "-screen", "none"]
+        return subprocess.Popen(command, cwd=self._folder)
+
     def _dynamics(self, atoms: Atoms, temperature: float, motion: str, then: str) -> None:
         """Steps of 2 fs with a Langevin thermostat, after 10 ps of equilibration."""
         write_lammps_data(

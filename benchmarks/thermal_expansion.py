@@ -7,8 +7,9 @@ Each of the inputs `inputs/changing-cells/*.toml` is run, and its last model the
 i-PI input for `--steps` more steps, inside i-PI's process: with one Hamiltonian, and for longer
 than the training took. Directories of runs that exist are used as they are. The reference is the
 same Tersoff potential in LAMMPS (`lmp`), whose energy, forces and stress are first compared with
-those that the runs learnt from. Errors of means are those of 20 blocks; the first tenth is left
-out.
+those that the runs learnt from. With a
+stress, codes differ in the cell that it refers to: there LAMMPS gives the forces for the same i-PI
+input (`fix ipi`). Errors of means are those of 20 blocks; the first tenth is left out.
 
 Path integrals have no reference of their own here. What quantum nuclei add to the lattice constant
 is compared with the quasi-harmonic value for as many beads, from frequencies and Grueneisen
@@ -18,9 +19,11 @@ parameters of the reference: the sum over modes of gamma (E - kT) / (9 B V).
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from itertools import pairwise
@@ -87,12 +90,9 @@ def production(name: str, steps: int) -> Path:
     directory = INPUTS / "runs" / f"{name}-production-{steps}"
     if directory.exists():
         return directory
-    directory.mkdir()
-    tree = ElementTree.parse(INPUTS / f"{name}.xml")
-    root = tree.getroot()
+    root = shortened(name, steps)
     socket = root.find("ffsocket")
-    total, output = root.find("total_steps"), root.find("output")
-    assert socket is not None and total is not None and output is not None
+    assert socket is not None
     socket.tag = "ffdirect"
     socket.attrib = {"name": socket.attrib["name"]}
     for child in list(socket):
@@ -104,15 +104,53 @@ def production(name: str, steps: int) -> Path:
         ("parameters", f"{{ model: {model}, extras: none }}"),
     ):
         ElementTree.SubElement(socket, tag).text = text
+    finish(started_engine(directory, root))
+    return directory
+
+
+def reference_production(name: str, steps: int, lammps: Lammps, ideal: Atoms) -> Path:
+    """The same, with LAMMPS as i-PI's driver."""
+    directory = INPUTS / "runs" / f"{name}-reference-{steps}"
+    if directory.exists():
+        return directory
+    root, address = shortened(name, steps), f"tersoff-{name}-{os.getpid()}"
+    socket = root.find("ffsocket/address")
+    assert socket is not None
+    socket.text = address
+    engine = started_engine(directory, root)
+    while not Path(f"/tmp/ipi_{address}").exists() and engine.poll() is None:
+        time.sleep(0.5)
+    driver = lammps.serve(ideal, address)
+    finish(engine)
+    driver.terminate()
+    return directory
+
+
+def shortened(name: str, steps: int) -> ElementTree.Element:
+    """An i-PI input with so many steps, without trajectories."""
+    root = ElementTree.parse(INPUTS / f"{name}.xml").getroot()
+    total, output = root.find("total_steps"), root.find("output")
+    assert total is not None and output is not None
     for trajectory in output.findall("trajectory"):
         output.remove(trajectory)
     total.text = str(steps)
-    tree.write(directory / "input.xml")
+    return root
+
+
+def started_engine(directory: Path, root: ElementTree.Element) -> subprocess.Popen[bytes]:
+    """An i-PI in a directory of its own."""
+    directory.mkdir()
+    ElementTree.ElementTree(root).write(directory / "input.xml")
     (directory / "init.xyz").write_bytes((INPUTS / "init.xyz").read_bytes())
     with (directory / "log").open("w") as log:
         command = [str(Path(sys.executable).with_name("i-pi")), "input.xml"]
-        subprocess.run(command, cwd=directory, stdout=log, check=True)
-    return directory
+        return subprocess.Popen(command, cwd=directory, stdout=log)
+
+
+def finish(engine: subprocess.Popen[bytes]) -> None:
+    """Wait for an i-PI; stop where it failed."""
+    if engine.wait() != 0:
+        sys.exit(f"i-PI failed: {engine.args!r}; see its log in {INPUTS / 'runs'}")
 
 
 def cells_of(path: Path) -> np.ndarray:
@@ -149,13 +187,10 @@ def table_of_expansion(run: Path, lammps: Lammps, ideal: Atoms, steps: int) -> N
         )
 
 
-def table_of_stress(run: Path, lammps: Lammps, ideal: Atoms, steps: int) -> None:
+def table_of_stress(run: Path, reference: Path, lammps: Lammps, ideal: Atoms, steps: int) -> None:
     """Strain of the cell under uniaxial stress, and what elasticity expects."""
-    targets = {"x": STRESS * 1e4, "y": 0, "z": 0, "xy": 0, "xz": 0, "yz": 0}  # bar
-    pressures = " ".join(f"{axis} {value} {value} 0.5" for axis, value in targets.items())
     edge = lammps.edges(ideal, 300, steps, NPT).mean()
-    stressed = lammps.edges(ideal, 300, steps, pressures)
-    cells = cells_of(run / "silicon.out")
+    cells, stressed = (cells_of(path / "silicon.out") for path in (run, reference))
     stress = lagrangian_stress(ideal, make_calculator("tersoff-silicon"))
     stiffness = (stress(np.eye(6)[0] * 1e-3) - stress(np.eye(6)[0] * -1e-3)) / 2e-3
     c11, c12 = stiffness[:2]
@@ -173,8 +208,9 @@ def table_of_stress(run: Path, lammps: Lammps, ideal: Atoms, steps: int) -> None
             f"| {'xyz'[axis]} | {shown(found[0], 3)} | {shown(found[1], 3)} | "
             f"{expected[axis]:+.3f} |"
         )
-    shears = [Mean.of(100 * cells[:, column] / edge) for column in (3, 4, 5)]
-    print("shears of anharm's cell, %:", ", ".join(shown(shear, 3) for shear in shears), flush=True)
+    for name, one in (("anharm", cells), ("reference", stressed)):
+        shears = [Mean.of(100 * one[:, column] / edge) for column in (3, 4, 5)]
+        print(f"shears of {name}, %:", ", ".join(shown(shear, 3) for shear in shears), flush=True)
 
 
 def table_of_quantum_expansion(quantum: Path, classical: Path, ideal: Atoms) -> None:
@@ -227,7 +263,8 @@ def main() -> None:
         if "npt" in runs:
             table_of_expansion(runs["npt"], lammps, ideal, arguments.reference_steps)
         if "nst" in runs:
-            table_of_stress(runs["nst"], lammps, ideal, arguments.reference_steps)
+            reference = reference_production("nst", arguments.steps, lammps, ideal)
+            table_of_stress(runs["nst"], reference, lammps, ideal, arguments.reference_steps)
     if {"npt", "pi-npt"} <= runs.keys():
         table_of_quantum_expansion(runs["pi-npt"], runs["npt"], ideal)
 
