@@ -13,7 +13,7 @@ input (`fix ipi`). Errors of means are those of 20 blocks; the first tenth is le
 
 Path integrals have no reference of their own here. What quantum nuclei add to the lattice constant
 is compared with the quasi-harmonic value for as many beads, from frequencies and Grueneisen
-parameters of the reference: the sum over modes of gamma (E - kT) / (9 B V).
+parameters of the reference: the sum over modes of gamma (E - kT) / (3 B V).
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def table_of_quantum_expansion(quantum: Path, classical: Path, ideal: Atoms) -> 
     ring = 2 * BEADS * thermal * np.sin(np.pi * np.arange(BEADS) / BEADS)
     quanta = hbar * np.sqrt(squares / mass)
     energies = thermal * np.sum(quanta[:, None] ** 2 / (quanta[:, None] ** 2 + ring**2), axis=1)
-    strain = np.sum(gammas * (energies - thermal)) / (9 * modulus * ideal.get_volume())
+    strain = np.sum(gammas * (energies - thermal)) / (3 * modulus * ideal.get_volume())
     print(f"\nLattice constant at {QUANTUM_TEMPERATURE} K, Angstrom: {BEADS} beads", end=" ")
     print(f"{shown(found[0])}, classical {shown(found[1])},", end=" ")
     print(f"difference {shown(found[0].minus(found[1]))}, quasi-harmonic", end=" ")
