@@ -7,6 +7,10 @@ times, the first third left out, so that neither start nor labels count; the rat
 median over pairs of runs. The floor is the driver of `i-pi-py_driver` that is quickest here:
 `gas`, which returns zeros (`--drivers` measures the others).
 
+`--steady`, on both sides: i-PI has a processor of its own and all else shares the others, so that
+nobody wakes up where i-PI works; and processors that idle are kept awake by work of the lowest
+priority, since those of virtual machines take up to milliseconds to wake. Linux only.
+
 Inputs are those of `--kind`: `ordinary` as users write them (Langevin, output every ten steps,
 i-PI's defaults), `lean` without thermostat, output or safety copies, and with a latency of 1e-5 s.
 """
@@ -22,6 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -128,9 +134,10 @@ def prepare(folder: Path, case: Case, kind: str, steps: int) -> str:
 class Runs:
     """The processes of one case."""
 
-    def __init__(self, folder: Path, address: str) -> None:
+    def __init__(self, folder: Path, address: str, steady: bool = False) -> None:
         self.folder = folder
         self.address = address
+        self.steady = steady
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def _start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
@@ -139,6 +146,9 @@ class Runs:
             process = subprocess.Popen(
                 words, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, **one_thread}
             )
+        if self.steady:
+            first, *others = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(process.pid, {first} if name == "engine" else others)
         self.processes.append(process)
         return process
 
@@ -209,12 +219,28 @@ def print_stages(title: str, stages: object) -> None:
         print(f"    {name:<48s} {seconds * 1e6:8.0f} us")
 
 
+@contextmanager
+def processors_awake(wanted: bool) -> Iterator[None]:
+    """One process of the lowest priority for each processor."""
+    processors = sorted(os.sched_getaffinity(0)) if wanted else []
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in processors]
+    try:
+        for process, processor in zip(busy, processors, strict=True):
+            os.sched_setaffinity(process.pid, {processor})
+            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def measure(case: Case, arguments: argparse.Namespace) -> None:
     """Print the row of a case, and its stages where wanted."""
     with tempfile.TemporaryDirectory() as name:
         steps = max(arguments.steps // (4 if case.beads > 1 else 1), 60)
         folder = Path(name)
-        runs = Runs(folder, prepare(folder, case, arguments.kind, steps))
+        runs = Runs(folder, prepare(folder, case, arguments.kind, steps), arguments.steady)
         if arguments.drivers:
             for driver in DRIVERS:
                 taken = step_time(runs.floor(driver), arguments.quantile)
@@ -247,14 +273,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quantile", type=float, default=0.5, help="of the times of the steps")
     parser.add_argument("--stages", action="store_true", help="also say where the time goes")
+    parser.add_argument("--steady", action="store_true", help="see above")
     parser.add_argument("--drivers", action="store_true", help="compare i-PI's own drivers only")
     arguments = parser.parse_args()
-    print(f"{arguments.kind} input, quantile {arguments.quantile}, {arguments.repeats} pairs\n")
+    steady = ", steady" if arguments.steady else ""
+    pairs = f"{arguments.repeats} pairs"
+    print(f"{arguments.kind} input, quantile {arguments.quantile}, {pairs}{steady}\n")
     if not arguments.drivers:
         print("| case | i-PI's cheapest driver, ms/step | anharm, ms/step | ratio |")
         print("|---|---|---|---|", flush=True)
-    for number in arguments.cases:
-        measure(CASES[number], arguments)
+    with processors_awake(arguments.steady):
+        for number in arguments.cases:
+            measure(CASES[number], arguments)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ class Broker:
         if self.trajectories.number(client, message.sequence):
             self.judge.count(client.trajectory)
         decision = self.trajectories.decide(client, message, self.labels.n_taken)
+        client.calm = not self.synchronous or self.trajectories.is_calm(decision)
         self.judge.observe(message.model_version, client.step, message.force_std_max)
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
         if is_spent and self.phase != "converged":
@@ -204,8 +205,7 @@ class Broker:
         if not ending and self.sample.wants(client.trajectory, client.step):
             client.sampled_step = client.step
             return [(client.address, SendConfiguration(message.sequence))]
-        calm = not self.synchronous or self.trajectories.is_calm(decision)
-        return [(client.address, Proceed(message.sequence, calm)), *ending]
+        return [(client.address, Proceed(message.sequence, client.calm)), *ending]
 
     def _resumes_training(self, decision: Decision) -> bool:
         """Whether a step after convergence stands out, and training goes on because of it."""
@@ -227,7 +227,7 @@ class Broker:
         if decision is None:
             assert sampled_step is not None
             self.sample.add(SampledConfiguration(client.trajectory, sampled_step, positions, cell))
-            return [(client.address, Proceed(message.sequence))]
+            return [(client.address, Proceed(message.sequence, client.calm))]
         request = self.labels.ask(positions, cell, decision)
         if request.state == "labelled":
             if self.synchronous and not self.learner.is_current:

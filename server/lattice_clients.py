@@ -34,6 +34,8 @@ class LatticeClient:
         The decision for which it has been asked to send its configuration.
     sampled_step : int or None
         The step for whose configuration it has been asked, to be kept and not to be labelled.
+    calm : bool
+        Whether the step after the one that it observed last will hardly stand out.
     waits_for : str
         What keeps its answer to i-PI back.
     label : int
@@ -51,6 +53,7 @@ class LatticeClient:
     may_repeat: bool = False
     wanted: Decision | None = None
     sampled_step: int | None = None
+    calm: bool = False
     waits_for: Literal["", "model", "label"] = ""
     label: int = -1
     last_heard: float = 0.0

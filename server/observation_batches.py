@@ -43,10 +43,12 @@ def handle_together(
     all_calm = True
     for observation in observations:
         replies = broker.handle(address, observation, now)
+        all_calm &= client is not None and client.calm
         match replies:
-            case [(_, Proceed(sequence=observation.sequence, calm=calm))]:
-                all_calm &= calm
+            case [(_, Proceed(sequence=observation.sequence))]:
                 replies = [(address, Proceed(observation.sequence, all_calm))]
             case _:
                 break
+    if client is not None:
+        client.calm = all_calm  # also for a configuration of these that is to be sampled
     return replies
