@@ -36,9 +36,9 @@ WIDTH = 0.15  # Angstrom, standard deviation of displacements
 def polonium() -> BayesianModel:
     """Simple-cubic polonium with anharmonic springs to the nearest neighbours."""
     expansion = build_expansion(Crystal.from_atoms(bulk("Po", "sc", a=3.35)), {2: 3.4, 4: 3.4})
-    random = np.random.default_rng(3)
+    random = np.random.default_rng(10)  # stiff, and stiffer when hot
     mean = random.standard_normal(expansion.n_parameters)
-    mean *= np.where(expansion.parameter_orders == 2, 1.0, 100.0)
+    mean *= np.where(expansion.parameter_orders == 2, 1.0, 50.0)
     nothing = np.zeros((len(mean), len(mean)))
     posterior = Posterior(mean, nothing, {}, {"forces": 1.0}, {}, 0.0, 1, 1)
     return BayesianModel(expansion, posterior)

@@ -25,7 +25,7 @@ def test_uniform_strain_of_a_bravais_crystal_gives_no_force(laboratory, name: st
     deformation = laboratory.random_deformation(1, 0.03)
     found = force_field.predict_strained(deformation, still, errors=False)
     assert np.abs(found.forces).max() < 1e-9
-    assert np.abs(found.virials).max() > 1
+    assert np.abs(found.virials).max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["silicon", "triclinic", "tin selenide"])
