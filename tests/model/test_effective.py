@@ -22,6 +22,7 @@ from anharm.model import (
     LatticeCalculator,
     Supercell,
     build_expansion,
+    fit_structures,
     load_model,
     save_model,
 )
@@ -35,13 +36,30 @@ WIDTH = 0.15  # Angstrom, standard deviation of displacements
 @pytest.fixture(scope="module")
 def polonium() -> BayesianModel:
     """Simple-cubic polonium with anharmonic springs to the nearest neighbours."""
-    expansion = build_expansion(Crystal.from_atoms(bulk("Po", "sc", a=3.35)), {2: 3.4, 4: 3.4})
-    random = np.random.default_rng(10)  # stiff, and stiffer when hot
-    mean = random.standard_normal(expansion.n_parameters)
-    mean *= np.where(expansion.parameter_orders == 2, 1.0, 50.0)
+    crystal = Crystal.from_atoms(bulk("Po", "sc", a=3.35))
+    expansion = build_expansion(crystal, {2: 3.4, 4: 3.4})
+    ideal, random, labels = Supercell(crystal, MULTIPLES).to_atoms(), np.random.default_rng(3), []
+    for _ in range(8):
+        atoms = ideal.copy()
+        atoms.positions += random.normal(0, WIDTH, (len(atoms), 3))
+        atoms.calc = SinglePointCalculator(atoms, forces=springs(ideal, atoms))
+        labels.append(atoms)
+    mean = fit_structures(expansion, labels).posterior.mean  # exact: the expansion holds them
     nothing = np.zeros((len(mean), len(mean)))
     posterior = Posterior(mean, nothing, {}, {"forces": 1.0}, {}, 0.0, 1, 1)
     return BayesianModel(expansion, posterior)
+
+
+def springs(ideal: Atoms, atoms: Atoms) -> np.ndarray:
+    """Forces of bonds along x, y and z: stiff and stiffening along the bond, soft across it."""
+    u = (atoms.positions - ideal.positions).reshape(3, 3, 3, 3)
+    forces = np.zeros_like(u)
+    for axis in range(3):
+        stretch = np.roll(u, -1, axis=axis) - u
+        pull = 0.2 * stretch
+        pull[..., axis] = stretch[..., axis] + 40 / 6 * stretch[..., axis] ** 3
+        forces += pull - np.roll(pull, 1, axis=axis)
+    return forces.reshape(-1, 3)
 
 
 def thermal(model: BayesianModel, n: int, seed: int) -> list[Atoms]:
@@ -78,6 +96,10 @@ def second_order(model: BayesianModel) -> BayesianModel:
     """The same model without its anharmonic parameters."""
     mean = np.where(model.expansion.parameter_orders == 2, model.posterior.mean, 0.0)
     return replace(model, posterior=replace(model.posterior, mean=mean))
+
+
+def test_the_model_has_the_springs_it_was_made_of(polonium: BayesianModel) -> None:
+    assert on_site(polonium) == pytest.approx(2 * 1 + 4 * 0.2, rel=1e-6)
 
 
 def test_of_a_harmonic_crystal_they_are_its_own(polonium: BayesianModel) -> None:
