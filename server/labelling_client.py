@@ -30,7 +30,7 @@ from anharm.wire.driver_protocol import Configuration
 logger = logging.getLogger(__name__)
 logger.addFilter(FloodLimit(most=500))
 
-FAREWELL_SECONDS = 0.5
+FAREWELL_SECONDS = 2.0
 # Without an answer of the other host for this long, a connection counts as broken.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
@@ -94,7 +94,7 @@ class ReferenceClient:
         self._office = office
         self._limits = limits
         self._wake_up = WakeUp()
-        self._is_ready = self._has_been_ready = False
+        self._is_ready = self._has_been_ready = self._is_asking = False
         process = peer_process(connection)
         self._program = "" if process is None else program_name(process)
         self._output = ReferenceOutput(limits.reject_output, limits.output_files, process)
@@ -105,8 +105,14 @@ class ReferenceClient:
         self._wake_up.set()
 
     def stop(self) -> None:
-        """End the conversation at once, also in the middle of a calculation."""
+        """End the conversation at once, also in the middle of a calculation.
+
+        The office is closing already. A client that owes no answer is left to read its farewell:
+        some write once more after their answer, if only nothing (i-PI's driver does).
+        """
         self._wake_up.set()
+        if not self._is_asking:
+            return
         try:
             self._channel.socket.shutdown(socket.SHUT_RD)
         except OSError:
@@ -196,12 +202,23 @@ class ReferenceClient:
         self._is_ready = False
         self._channel.deadline = start + limit
         message = protocol.encode_configuration(configuration) + protocol.STATUS
-        with _naming_the_calculation(limit, self._output):
+        with _naming_the_calculation(limit, self._output), self._asking():
             self._expect(protocol.HAVEDATA, message, "the positions")
             self._expect(protocol.FORCEREADY, protocol.GETFORCE, "GETFORCE")
             evaluation = protocol.read_evaluation(self._channel, self._limits.number_of_atoms)
         seconds = monotonic() - start
         return Result(evaluation, seconds, self._program, tuple(self._output.complaints()))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Mark that an answer is owed, which `stop` does not wait for."""
+        self._is_asking = True
+        try:
+            if self._office.is_closing:
+                raise PeerClosed("the labelling server closes")
+            yield
+        finally:
+            self._is_asking = False
 
     def _expect(self, answer: bytes, message: bytes, what: str) -> None:
         self._channel.send(message)
@@ -214,8 +231,9 @@ class ReferenceClient:
     def _ask(self, message: bytes, seconds: float) -> bytes:
         self._channel.deadline = monotonic() + seconds
         try:
-            self._channel.send(message)
-            return bytes(self._channel.read(protocol.HEADER_LENGTH))
+            with self._asking():
+                self._channel.send(message)
+                return bytes(self._channel.read(protocol.HEADER_LENGTH))
         except TimeLimitExceeded as error:
             raise TimeLimitExceeded(
                 f"it did not say within {seconds:g} s whether it is ready"
@@ -224,13 +242,16 @@ class ReferenceClient:
             raise PeerClosed(f"it left when asked whether it is ready ({error})") from error
 
     def _say_goodbye(self) -> None:
+        """Send the client home, and let it hang up first: it may be writing still."""
         self._channel.deadline = monotonic() + FAREWELL_SECONDS
+        patience = 0.0
         if self._office.is_closing:
             try:
                 self._channel.send(protocol.EXIT)
+                patience = FAREWELL_SECONDS
             except RunFailed:
                 logger.debug("%s left before it was told to", self.name)
-        self._channel.close()
+        self._channel.close(drain_seconds=patience)
         self._wake_up.close()
 
 

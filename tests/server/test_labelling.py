@@ -143,6 +143,24 @@ def test_clients_are_sent_home_when_the_server_closes(dispatch, start_ase_client
     assert client.wait(PATIENCE) == 0
 
 
+def test_a_client_may_still_write_when_it_is_sent_home(dispatch, address, monkeypatch):
+    """The driver of i-PI writes its empty extras as a message of their own."""
+    monkeypatch.setattr("anharm.server.labelling_client.FAREWELL_SECONDS", PATIENCE)
+    dispatcher = dispatch()
+    client = Puppet(address)
+    dispatcher.server.submit(LabelRequest(1, configuration(1)))
+    client.get_positions()
+    client.answer(evaluation())
+    dispatcher.wait_for(LabelReceived, 1)
+    closing = Thread(target=dispatcher.server.close)
+    closing.start()
+    assert client.hear() == protocol.EXIT
+    client.channel.send(b"")
+    client.channel.close()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+
+
 def test_the_order_of_messages_is_the_one_every_code_accepts(dispatch, address):
     """No STATUS before there is work; INIT only on request; one STATUS before each POSDATA."""
     dispatcher = dispatch()
