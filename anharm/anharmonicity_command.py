@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from anharm.anharmonicity_figure import draw
-from anharm.errors import ConfigurationError, ModelError
+from anharm.errors import ConfigurationError
+from anharm.files import PICTURES, check_output, naming, saving
 from anharm.model import load_model
 from anharm.model.anharmonicity import Anharmonicity, Estimate, anharmonicity
 from anharm.model.export.other_phonons import OtherHarmonicForces, load_phonopy
-from anharm.pictures import check_picture, check_probability, saving
+from anharm.options import check_probability
 from anharm.structures import read_structures
 
 Results = dict[str, Anharmonicity]
@@ -43,17 +44,14 @@ def find_anharmonicity(
     if n_samples < 2:
         raise ConfigurationError(f"--samples {n_samples} are too few for an interval: at least 2")
     if output is not None:
-        check_picture(output)
+        check_output(output, PICTURES)
     model = load_model(model_file)
     second = OtherHarmonicForces(load_phonopy(harmonic)) if harmonic is not None else None
     results = {}
     for file in files:
         structures = read_structures(file)
-        try:
-            found = anharmonicity(model, structures, n_samples, probability, second)
-        except ModelError as error:
-            raise ModelError(f"{file}: {error}") from error
-        results[str(file)] = found
+        with naming(file):
+            results[str(file)] = anharmonicity(model, structures, n_samples, probability, second)
     if output is not None:
         with saving(output):
             draw(results).savefig(output)

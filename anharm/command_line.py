@@ -7,12 +7,13 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from anharm import physics_commands, process_commands, run_commands
 from anharm._version import __version__
+from anharm.command_output import AS_JSON
 from anharm.errors import AnharmError
 from anharm.process_commands import RUN_FILE, echo_summary
 from anharm.serve_command import pes_path, serve
@@ -43,8 +44,18 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("anharm: interrupted", err=True)
-        sys.exit(1)
+        _end("interrupted")
+    except OSError as error:  # such as a full disk behind the standard output
+        _end(str(error))
+    except ImportError as error:  # what compiled modules make of an interruption
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        _end("interrupted")
+
+
+def _end(why: str) -> NoReturn:
+    click.echo(f"anharm: {why}", err=True)
+    sys.exit(1)
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -54,7 +65,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 @cli.command()
 @RUN_FILE
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@AS_JSON
 def plan(run_file: Path, as_json: bool) -> None:
     """Say what RUN.toml asks for: parameters, memory, cost, what is reachable."""
     from anharm.configuration import load_configuration
@@ -99,40 +110,13 @@ def run(run_file: Path, resume: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Model file.")
 def fit(run_file: Path, labels: Path, output: Path) -> None:
     """Fit a model to labelled structures; needs only [crystal] and [expansion]."""
-    from anharm.configuration import load_configuration
-    from anharm.model import fit_structures, save_model
-    from anharm.model.determination import (
-        describe_determination,
-        describe_lack_of_data,
-        find_determination,
-    )
-    from anharm.server.learner import build_expansion_of
-    from anharm.structures import read_structures
+    from anharm.fit_command import fit as fit_labels
 
-    configuration = load_configuration(run_file)
-    structures = read_structures(labels)
-    n_atoms = max(len(atoms) for atoms in structures)
-    expansion = build_expansion_of(configuration, "fit", n_atoms, len(structures))
-    model = fit_structures(
-        expansion,
-        structures,
-        configuration.crystal.maximum_displacement,
-        {"labels": labels.name, "configuration": configuration.text},
-        configuration.training.targets,
-    )
-    save_model(model, output)
-    posterior = model.posterior
-    click.echo(f"{model.n_labels} labels, {expansion.n_parameters} parameters")
-    found = find_determination(posterior, expansion.parameter_orders)
-    for line in describe_determination(found):
+    report = fit_labels(run_file, labels, output)
+    for line in report.lines:
         click.echo(line)
-    for line in describe_lack_of_data(found):
-        click.echo(f"warning: {line}", err=True)
-    for kind, precision in posterior.noise_precisions.items():
-        unit = "eV/A" if kind == "forces" else "eV per square root of the number of atoms"
-        click.echo(f"noise of {kind} {precision**-0.5:.4g} {unit}")
-    click.echo(f"log evidence {posterior.log_evidence:.1f}")
-    click.echo(f"written to {output}")
+    for line in report.warnings:
+        click.echo(line, err=True)
 
 
 @cli.command()
@@ -143,12 +127,14 @@ def fit(run_file: Path, labels: Path, output: Path) -> None:
 def evaluate(model_file: Path, structures: Path, output: Path, as_json: bool) -> None:
     """Energy, forces, stress and force errors of structures in any order of the atoms."""
     from anharm.evaluation import evaluate_structures
+    from anharm.files import check_output, naming
     from anharm.model import load_model
     from anharm.structures import read_structures
 
-    statistics: dict[str, Any] = evaluate_structures(
-        load_model(model_file), read_structures(structures), output
-    )
+    check_output(output)
+    model, configurations = load_model(model_file), read_structures(structures)
+    with naming(structures):
+        statistics: dict[str, Any] = evaluate_structures(model, configurations, output)
     if as_json:
         click.echo(json.dumps(statistics, indent=2))
         return

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from anharm.errors import ConfigurationError
 from anharm.export_command import parse_supercell
+from anharm.files import PICTURES, check_output, saving
 from anharm.model import load_model
 from anharm.model.crystal import FloatArray
 from anharm.model.export.conductivity import (
@@ -22,7 +23,7 @@ from anharm.model.export.conductivity import (
     load_phono3py,
     solve,
 )
-from anharm.pictures import check_picture, check_probability, parse_mesh, saving
+from anharm.options import check_probability, parse_mesh
 
 COMPONENTS = ("xx", "yy", "zz", "yz", "xz", "xy")
 _NEGLIGIBLE = 1e-6  # of the largest component; what symmetry forbids is rounding
@@ -114,7 +115,7 @@ def find_conductivity(
             f"--samples {request.n_samples}: 0 for no interval, or 2 and more for one"
         )
     if output is not None:
-        check_picture(output)
+        check_output(output, PICTURES)
     transport = request.transport()
     supercell = parse_supercell(request.supercell) if request.supercell is not None else None
     model = load_model(model_file)

@@ -24,8 +24,6 @@ from anharm.server.record import Record
 from anharm.server.replay import ReplayedVersion, Trajectory, recorded_trajectories, replay
 from anharm.server.run_directory import run_settings
 
-PICTURES = (".pdf", ".png", ".svg")
-
 
 @dataclass(frozen=True, eq=False)
 class ConvergenceCurve:
@@ -229,29 +227,3 @@ def plot_convergence(axes: Axes, curve: ConvergenceCurve) -> None:
     axes.set_ylabel("largest force error of a step, averaged (eV/Å)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-
-
-def write_picture(curve: ConvergenceCurve, output: Path) -> None:
-    """Write the curve to a picture.
-
-    Raises
-    ------
-    RunFailed
-        If the file cannot be written.
-    """
-    try:
-        draw(curve).savefig(output)
-    except OSError as error:
-        raise RunFailed(f"cannot write {output}: {error.strerror or error}") from error
-
-
-def check_picture_name(output: Path) -> None:
-    """Refuse a picture of unknown format before anything is computed.
-
-    Raises
-    ------
-    ConfigurationError
-        If the suffix is unknown.
-    """
-    if output.suffix not in PICTURES:
-        raise ConfigurationError(f"--output {output}: end its name in {', '.join(PICTURES)}")

@@ -12,14 +12,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from anharm.errors import ConfigurationError, ModelError, RunFailed
+from anharm.errors import ConfigurationError, RunFailed
+from anharm.files import PICTURES, check_output, naming, saving
 from anharm.model import BayesianModel, load_model, save_model
 from anharm.model.crystal import FloatArray
 from anharm.model.effective import EffectiveHarmonic, effective_expansion, fit_effective
 from anharm.model.export.bands import PhononBands, phonon_bands
 from anharm.model.export.density_of_states import DensityOfStates, density_of_states
+from anharm.options import check_probability, parse_mesh
 from anharm.phonons_figure import band_axes, finish_band_axes, finish_density_axes
-from anharm.pictures import check_picture, check_probability, parse_mesh, saving
 from anharm.structures import read_structures
 
 AT_REST = "at rest"
@@ -78,7 +79,7 @@ def find_effective(
     RunFailed
         If something cannot be written.
     """
-    check_picture(output)
+    check_output(output, PICTURES)
     check_probability(request.probability)
     mesh = parse_mesh(request.mesh)
     names = [file.stem for file in files]
@@ -110,10 +111,9 @@ def find_effective(
 
 def _fit(model: BayesianModel, file: Path, from_model: bool) -> EffectiveHarmonic:
     source = model if from_model else None
-    try:
-        return fit_effective(effective_expansion(model), read_structures(file), source, file.name)
-    except ModelError as error:
-        raise ModelError(f"{file}: {error}") from error
+    structures = read_structures(file)
+    with naming(file):
+        return fit_effective(effective_expansion(model), structures, source, file.name)
 
 
 def _save(fits: Mapping[str, EffectiveHarmonic], folder: Path) -> None:

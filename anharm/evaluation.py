@@ -10,7 +10,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from anharm.errors import ModelError, RunFailed
+from anharm.errors import ModelError
+from anharm.files import saving
 from anharm.model import BayesianModel, StructurePredictor
 
 
@@ -57,10 +58,8 @@ def evaluate_structures(
             scores.append(np.abs(errors / results["force_std_predictive"]).ravel())
         answers.append(_with_results(atoms, results))
         largest = max(largest, float(results["force_std"].max()))
-    try:
+    with saving(output):
         write(output, answers, format="extxyz")
-    except OSError as error:
-        raise RunFailed(f"cannot write {output}: {error.strerror}") from error
     statistics: dict[str, Any] = {
         "structures": len(structures),
         "largest_force_std": largest,

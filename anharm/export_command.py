@@ -24,10 +24,12 @@ def export(model_file: Path, file_format: str, output: Path, supercell: str | No
     Raises
     ------
     ConfigurationError
-        If the supercell is neither three nor nine integers.
+        If the supercell is neither three nor nine integers, or the output is a file.
     ModelError
         If the model cannot be read, or not be written in this format.
     """
+    if output.exists() and not output.is_dir():
+        raise ConfigurationError(f"--output {output} is a file: name a folder for several files")
     matrix = parse_supercell(supercell) if supercell is not None else None
     paths = export_model(load_model(model_file), file_format, output, matrix)
     names = ", ".join(path.name for path in paths)

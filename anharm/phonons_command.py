@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from anharm.errors import ConfigurationError
 from anharm.export_command import parse_supercell
+from anharm.files import PICTURES, TABLE, check_output, saving
 from anharm.model import BayesianModel, load_model
 from anharm.model.crystal import IntArray
 from anharm.model.export.bands import PhononBands, frequencies_at, phonon_bands
 from anharm.model.export.density_of_states import DensityOfStates, densities_of, density_of_states
 from anharm.model.export.other_phonons import load_phonopy, translate_wave_vectors
 from anharm.model.export.phonopy import to_phonopy
+from anharm.options import check_probability, parse_mesh
 from anharm.phonons_figure import OtherPhonons, draw
-from anharm.pictures import PICTURES, check_probability, parse_mesh, saving
 
 _UNSTABLE = -0.05  # THz; acoustic modes at the zone centre are zero to rounding only
 
@@ -57,18 +57,14 @@ def phonons(model_file: Path, output: Path, request: PhononsRequest) -> str:
     Raises
     ------
     ConfigurationError
-        If the output's suffix, the supercell, the mesh or the probability cannot be used.
+        If the output's name, the supercell, the mesh or the probability cannot be used.
     ModelError
         If the model cannot be read or has no phonons (see `phonon_bands`), or those to compare
         with cannot be read or are of another crystal.
     RunFailed
         If the output cannot be written.
     """
-    if output.suffix not in (*PICTURES, ".csv"):
-        raise ConfigurationError(
-            f"--output {output}: end its name in {', '.join(PICTURES)} for a picture, or .csv "
-            "for a table"
-        )
+    check_output(output, (*PICTURES, TABLE))
     check_probability(request.probability)
     supercell = parse_supercell(request.supercell) if request.supercell is not None else None
     mesh = parse_mesh(request.mesh)
@@ -81,7 +77,7 @@ def phonons(model_file: Path, output: Path, request: PhononsRequest) -> str:
     other = _other(model, supercell, bands, density, mesh, request.compare)
     written = [output]
     with saving(output):
-        if output.suffix == ".csv":
+        if output.suffix == TABLE:
             _write_bands(bands, request.probability, output)
             if density is not None:
                 written.append(output.with_stem(output.stem + "_dos"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import click
+
+from anharm.command_output import AS_JSON, say_written, show
 
 PATH = click.Path(path_type=Path)
 MODEL_FILE = click.argument("model_file", type=PATH, metavar="MODEL.h5")
@@ -80,7 +81,7 @@ def phonons_command(
 @SAMPLES
 @PROBABILITY
 @click.option("--output", type=PATH, help="Picture (.pdf, .png, .svg).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@AS_JSON
 def anharmonicity_command(
     model_file: Path,
     files: tuple[Path, ...],
@@ -91,18 +92,11 @@ def anharmonicity_command(
     as_json: bool,
 ) -> None:
     """Anharmonicity measure of thermal configurations, by order of the expansion."""
-    from rich.console import Console
-
     from anharm import anharmonicity_command as command
 
     found = command.find_anharmonicity(model_file, files, harmonic, samples, probability, output)
-    if as_json:
-        click.echo(json.dumps(command.as_dict(found), indent=2))
-    else:
-        width = None if sys.stdout.isatty() else 180  # no terminal would cut the lines
-        command.print_anharmonicity(found, Console(width=width))
-    if output is not None:
-        click.echo(f"written to {output}", err=as_json)
+    show(as_json, partial(command.as_dict, found), partial(command.print_anharmonicity, found))
+    say_written(output, as_json)
 
 
 @click.command(name="conductivity")
@@ -131,7 +125,7 @@ def anharmonicity_command(
     "file or beside it.",
 )
 @click.option("--output", type=PATH, help="Picture (.pdf, .png, .svg).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@AS_JSON
 def conductivity_command(
     model_file: Path,
     temperatures: str,
@@ -146,20 +140,18 @@ def conductivity_command(
     as_json: bool,
 ) -> None:
     """Lattice thermal conductivity from orders 2 and 3, by phono3py."""
-    from rich.console import Console
-
     from anharm import conductivity_command as command
 
     request = command.ConductivityRequest(
         temperatures, mesh, direct, isotopes, supercell, samples, probability, compare
     )
     found = command.find_conductivity(model_file, request, output)
-    if as_json:
-        click.echo(json.dumps(command.as_dict(found, probability), indent=2))
-    else:
-        command.print_conductivity(found, probability, Console())
-    if output is not None:
-        click.echo(f"written to {output}", err=as_json)
+    show(
+        as_json,
+        partial(command.as_dict, found, probability),
+        partial(command.print_conductivity, found, probability),
+    )
+    say_written(output, as_json)
 
 
 @click.command(name="effective-phonons")
@@ -179,7 +171,7 @@ def conductivity_command(
 @DENSITY
 @MESH
 @click.option("--save", type=PATH, metavar="DIR", help="Keep the effective models there (.h5).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@AS_JSON
 def effective_command(
     model_file: Path,
     files: tuple[Path, ...],
@@ -194,19 +186,17 @@ def effective_command(
     as_json: bool,
 ) -> None:
     """Harmonic phonons that fit the forces of thermal configurations best, beside those at rest."""
-    from rich.console import Console
-
     from anharm import effective_command as command
 
     from_model = forces == "model"
     request = command.EffectiveRequest(from_model, path, samples, probability, density, mesh, save)
     found = command.find_effective(model_file, files, output, request)
-    if as_json:
-        click.echo(json.dumps(command.as_dict(found, probability), indent=2))
-    else:
-        width = None if sys.stdout.isatty() else 140  # no terminal would cut the lines
-        command.print_effective(found, probability, Console(width=width))
-    click.echo(f"written to {output}", err=as_json)
+    show(
+        as_json,
+        partial(command.as_dict, found, probability),
+        partial(command.print_effective, found, probability),
+    )
+    say_written(output, as_json)
 
 
 COMMANDS = (phonons_command, anharmonicity_command, conductivity_command, effective_command)

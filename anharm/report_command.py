@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from anharm.convergence_command import ConvergenceCurve, find_convergence
-from anharm.errors import AnharmError, RunFailed
+from anharm.errors import AnharmError
+from anharm.files import check_output, saving
 from anharm.report_page import ReportInput, render
 from anharm.server.engine_properties import read_properties
 from anharm.server.run_data import read_run
@@ -31,6 +32,8 @@ def report(directory: Path, output: Path | None = None, with_replay: bool = True
     AnharmError
         If there is no readable record, or the page cannot be written.
     """
+    if output is not None:
+        check_output(output)
     run = read_run(directory)
     curve, why = _replayed(directory) if with_replay else (None, "it was not asked for")
     page = render(
@@ -45,12 +48,10 @@ def report(directory: Path, output: Path | None = None, with_replay: bool = True
         )
     )
     output = output or directory / "report.html"
-    try:
-        unfinished = output.with_name(output.name + ".new")
+    unfinished = output.with_name(output.name + ".new")
+    with saving(output):
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(output)
-    except OSError as error:
-        raise RunFailed(f"cannot write {output}: {error.strerror}; use --output") from error
     return f"written to {output} ({len(page.encode()) / 1e6:.2f} MB)"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
+
+from anharm.command_output import AS_JSON, say_written, show
+from anharm.files import PICTURES, check_output, saving
 
 RUN_DIRECTORY = click.argument(
     "directory", type=click.Path(path_type=Path), metavar="RUN_DIRECTORY"
@@ -15,24 +18,19 @@ RUN_DIRECTORY = click.argument(
 
 @click.command(name="labels")
 @RUN_DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@AS_JSON
 @click.option(
     "--xyz", "export", type=click.Path(path_type=Path), help="Write the labels there, extended XYZ."
 )
 def labels_command(directory: Path, as_json: bool, export: Path | None) -> None:
     """Show why each label of a run was taken: rule, error, threshold, and what it taught."""
-    from rich.console import Console
-
     from anharm import labels_command as command
 
-    found = command.list_labels(directory, export)
-    if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
-    else:
-        width = None if sys.stdout.isatty() else 160  # no terminal would cut the lines
-        command.print_labels(found, Console(width=width))
     if export is not None:
-        click.echo(f"{len(found.labels)} labels written to {export}", err=as_json)
+        check_output(export, option="--xyz")
+    found = command.list_labels(directory, export)
+    show(as_json, found.as_dict, partial(command.print_labels, found))
+    say_written(export, as_json, f"{len(found.labels)} labels ")
 
 
 @click.command(name="convergence")
@@ -54,25 +52,21 @@ def labels_command(directory: Path, as_json: bool, export: Path | None) -> None:
     help="Configurations per trajectory, evenly chosen.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Picture (.pdf, .png, .svg).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@AS_JSON
 def convergence_command(
     directory: Path, files: tuple[Path, ...], frames: int, output: Path | None, as_json: bool
 ) -> None:
     """Show how the error fell with the labels: every model version on the same configurations."""
-    from rich.console import Console
-
     from anharm import convergence_command as command
 
     if output is not None:
-        command.check_picture_name(output)
+        check_output(output, PICTURES)
     curve = command.find_convergence(directory, files, frames, show_progress=sys.stderr.isatty())
-    if as_json:
-        click.echo(json.dumps(curve.as_dict(), indent=2))
-    else:
-        command.print_convergence(curve, Console())
+    show(as_json, curve.as_dict, partial(command.print_convergence, curve))
     if output is not None:
-        command.write_picture(curve, output)
-        click.echo(f"written to {output}", err=as_json)
+        with saving(output):
+            command.draw(curve).savefig(output)
+    say_written(output, as_json)
 
 
 @click.command(name="report")

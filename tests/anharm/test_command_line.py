@@ -159,8 +159,8 @@ WRONG = {
     ),
     "folder that is not there": (
         ("fit", "run.toml", "--labels", "labels.xyz", "--output", "nowhere/x.h5"),
-        1,
-        "nowhere",
+        2,
+        "the folder nowhere does not exist",
     ),
 }
 
@@ -172,6 +172,17 @@ def test_a_mistake_is_one_message_and_an_exit_code(anharm, name):
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_full_disk_behind_the_standard_output_is_one_message(folder):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "anharm", "plan", "run.toml"],
+            cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_atom_between_two_sites_is_named(anharm, folder, model):
@@ -285,7 +296,7 @@ def test_a_spoilt_label_is_named(anharm, folder, model, spoil, command):
     done = anharm(*words[command])
     assert done.returncode in (1, 2)
     assert SPOILT[spoil] in done.stderr
-    assert "structure 1" in done.stderr
+    assert "spoilt.xyz" in done.stderr and "structure 1" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (folder / "spoilt.h5").exists()

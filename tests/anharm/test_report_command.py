@@ -204,8 +204,9 @@ def test_elements_escape_texts_and_attributes():
     )
 
 
-def test_a_folder_that_cannot_be_written_is_named(command, made_run, tmp_path: Path):
+def test_a_page_that_cannot_be_written_is_named(command, made_run) -> None:
     made_run.learn()
-    done = command("report", made_run.directory, "--output", tmp_path / "absent" / "r.html")
+    (made_run.directory / "report.html.new").mkdir()
+    done = command("report", made_run.directory, "--no-replay")
     assert done.code == 1
-    assert re.search(r"cannot write .*absent/r\.html", done.err)
+    assert re.search(r"cannot write .*report\.html: Is a directory", done.err)

@@ -1,28 +1,10 @@
-"""What the commands that write pictures share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from anharm.errors import ConfigurationError, RunFailed
-
-PICTURES = (".pdf", ".png", ".svg")
-
-
-def check_picture(output: Path) -> None:
-    """Refuse a file name that no kind of picture has.
-
-    Raises
-    ------
-    ConfigurationError
-    """
-    if output.suffix not in PICTURES:
-        raise ConfigurationError(
-            f"--output {output}: end its name in {', '.join(PICTURES)} for a picture"
-        )
+from anharm.errors import ConfigurationError
 
 
 def check_probability(probability: float) -> None:
@@ -34,20 +16,6 @@ def check_probability(probability: float) -> None:
     """
     if not 0 < probability < 1:
         raise ConfigurationError(f"--probability {probability} must lie between 0 and 1")
-
-
-@contextmanager
-def saving(output: Path) -> Iterator[None]:
-    """Say which file cannot be written.
-
-    Raises
-    ------
-    RunFailed
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunFailed(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def parse_mesh(text: str) -> Any:
