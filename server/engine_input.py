@@ -4,19 +4,17 @@ Whatever would make i-PI stop, or wait for ever, because its input does not fit 
 is found here, before any process is started.
 """
 
-import io
 from collections.abc import Collection
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import ase
-from ipi.utils.units import unit_to_internal, unit_to_user
 
 from anharm.errors import ConfigurationError
 from anharm.server.engine_files import referenced_files
+from anharm.server.engine_quantities import temperature, timestep
 from anharm.server.engine_structure import initial_structure
 
 LARGEST_INPUT = 200_000_000  # bytes; checkpoints of large systems are inputs too
@@ -125,8 +123,8 @@ def read_engine_input(
         batch_size=_integer(path, socket, "batch_size", 1),
         concurrency=sum(map(sum, beads)),
         total_steps=_integer(path, root, "total_steps", 1000),
-        timestep=_quantity(path, first, ".//dynamics/timestep", "time", "femtosecond"),
-        temperature=_quantity(path, first, "ensemble/temperature", "temperature", "kelvin"),
+        timestep=timestep(path, first),
+        temperature=temperature(path, first),
         number_of_beads=number_of_beads,
         number_of_systems=len(served),
         evaluations_per_step=sum(map(max, beads)),
@@ -347,22 +345,6 @@ def _whole_number(text: str, where: str) -> int:
     if number < 1:
         raise ConfigurationError(f"{where} {text.strip()!r}, expected a whole number of at least 1")
     return number
-
-
-def _quantity(path: Path, system: Element, tag: str, kind: str, unit: str) -> float | None:
-    """Return a number with a unit label in the unit wanted."""
-    element = system.find(tag)
-    if element is None:
-        return None
-    label, text = element.get("units", "automatic"), (element.text or "").strip()
-    try:
-        with redirect_stdout(io.StringIO()):  # i-PI prints its table of units before it fails
-            return float(unit_to_user(kind, unit, unit_to_internal(kind, label, float(text))))
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"{path}: <{element.tag} units='{label}'> {text} </{element.tag}>: {error}; write for "
-            f"example <{element.tag} units='{unit}'> 1.0 </{element.tag}>"
-        ) from error
 
 
 def _has_barostat(system: Element) -> bool:

@@ -60,6 +60,26 @@ def test_what_the_run_needs_is_read(folder: Path) -> None:
     assert engine.files == (Path("init.xyz"),)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (" 300 ", " -300 ", "<temperature> is -300 K, expected at least 0"),
+        (" 300 ", " nan ", "nan </temperature>: the number is not finite"),
+        (" 0.002 ", " 0 ", "<timestep> is 0 fs, expected a time above 0"),
+    ],
+)
+def test_impossible_temperatures_and_timesteps_are_refused(
+    folder: Path, old: str, new: str, problem: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        read(folder, INPUT.replace(old, new))
+
+
+def test_a_checkpoint_without_temperature_says_minus_one(folder: Path) -> None:
+    text = INPUT.replace("<temperature units='kelvin'> 300 ", "<temperature> -1.00000000e+00 ")
+    assert read(folder, text).temperature is None
+
+
 def test_a_barostat_changes_the_cell_in_an_ensemble_that_has_one(folder: Path) -> None:
     barostat = "<barostat mode='isotropic'><tau> 200 </tau></barostat>"
     assert not read(folder).changes_cell
