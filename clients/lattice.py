@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_CHOICE = ExtrasChoice()
 TOGETHER = 8  # configurations of a batch that are evaluated, and observed, at a time
-STEP_LIMIT = 0.1  # Angstrom: no atom moves further in a step of dynamics
+STEP_LIMIT = 0.1  # Angstrom: no atom, or end of a cell vector, moves further in a step
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Asked:
     def is_near(self, other: Asked) -> bool:
         """Whether this can be the step of dynamics after another one."""
         ours, others = self.placed.displacements, other.placed.displacements
-        return ours.shape == others.shape and bool(np.abs(ours - others).max() < STEP_LIMIT)
+        if ours.shape != others.shape or np.abs(self.cell - other.cell).max() >= STEP_LIMIT:
+            return False
+        return bool(np.abs(ours - others).max() < STEP_LIMIT)
 
 
 class LatticeClient:

@@ -217,6 +217,17 @@ def test_a_jump_is_decided_on_before_it_is_answered() -> None:
         assert len(script.heard) == index + 1
 
 
+def test_a_cell_that_jumps_is_decided_on_before_it_is_answered() -> None:
+    supercell, positions = beads(1)
+    script = Script(calm=True)
+    client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
+    for index, scale in enumerate((1.0, 1.02, 0.99)):
+        client.evaluate(Configuration(scale * supercell.lattice, scale * positions[0]))
+        assert len(script.heard) == index + 1
+    client.evaluate(Configuration(0.991 * supercell.lattice, 0.991 * positions[0]))
+    assert len(script.heard) == 3  # a barostat's step is answered first
+
+
 def test_a_step_that_stands_out_after_all_is_labelled_and_the_next_has_the_new_model() -> None:
     supercell, positions = beads(1)
     script = Script(1, calm=True)

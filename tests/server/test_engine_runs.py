@@ -7,6 +7,7 @@ import pytest
 
 from anharm.configuration import load_configuration
 from anharm.errors import ConfigurationError
+from anharm.extras import DEFAULT_EXTRAS
 from anharm.server.engine_runs import (
     address_of,
     extras_sent,
@@ -116,6 +117,12 @@ def test_extras_are_known_by_their_whole_names(folder, written, names):
     choice = sent(folder, force_std_max=written)
     assert choice.names == names
     assert choice.n_members == (8 if "committee_pot" in names else 0)
+
+
+@pytest.mark.parametrize("kind", ["", "extra_type='raw'"])
+def test_where_i_pi_writes_the_whole_text_of_the_extras_it_is_sent_the_usual_ones(folder, kind):
+    choice = sent(folder, **{"extra_type='force_std_max'": kind})
+    assert choice.names == DEFAULT_EXTRAS
 
 
 def test_a_list_of_extras_in_run_toml_decides(folder):
