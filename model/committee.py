@@ -159,12 +159,7 @@ class Committee:
             polynomial = self._polynomials[pair]
             values = polynomial.evaluate(displacements, self._sum.body_atoms, True, threads)
             assert values.virials is not None
-            virials = values.virials[0]
-            return (
-                values.energies[0],
-                values.forces[0],
-                (virials + virials.transpose(0, 2, 1)) / 2,
-            )
+            return values.energies[0], values.forces[0], values.virials[0]
         if self._strengths is None:
             self._strengths = [self._strained.strengths(one) for one in self._coefficients]
         strength = self._strengths[pair]

@@ -161,8 +161,7 @@ class ForceField:
         found = self._polynomial.evaluate(displacements, self._sum.body_atoms, virial, self.threads)
         virials = None
         if found.virials is not None:
-            virials = (found.virials[0] + found.virials[0].transpose(0, 2, 1)) / 2
-            virials += self.model.virial_per_cell * self.supercell.n_cells
+            virials = found.virials[0] + self.model.virial_per_cell * self.supercell.n_cells
         return Prediction(
             energies=found.energies[0] + self.model.energy_per_cell * self.supercell.n_cells,
             forces=found.forces[0],

@@ -26,16 +26,38 @@ from anharm.model.forest import Forest
 from anharm.model.lanes import (
     CHUNK_BYTES,
     Block,
+    Lanes,
     broadcast,
+    item,
     load,
     multiply,
     multiply_add,
+    set_item,
     store,
-    subtract_chunk,
 )
+from anharm.model.transport import add_up, gather, scatter
 
 _MAXIMUM_DEPTH = 8
 _CACHE_LINE = 64  # bytes
+
+
+class Polynomials(NamedTuple):
+    """What is evaluated, on the cells of a supercell.
+
+    Attributes
+    ----------
+    forest : Forest
+    coefficients : (forest.size,) float
+    offsets : (3 n_bodies, 3) float
+        Ideal position of the body of every variable, Angstrom.
+    body_atoms : (n_bodies, n_cells) int
+        For clusters anchored in each cell, the atom that each body is.
+    """
+
+    forest: Forest
+    coefficients: FloatArray
+    offsets: FloatArray
+    body_atoms: IntArray
 
 
 class Workspace(NamedTuple):
@@ -50,20 +72,6 @@ class Workspace(NamedTuple):
     path: IntArray  # (depth,)
 
 
-class Runs(NamedTuple):
-    """The lanes of one block: runs of configurations of one cell after another.
-
-    Unsigned numbers, for which compiled code need not look for negative ones.
-    """
-
-    cells: IntArray  # (lanes,)
-    configurations: IntArray  # (lanes,)
-    lanes: IntArray  # (lanes,)
-    lengths: IntArray  # (lanes,)
-    sources: IntArray  # (n_bodies, lanes), where each body's displacement begins
-    targets: IntArray  # (n_bodies, lanes), where the force on it begins
-
-
 _compiled = njit(
     cache=True, nogil=True, fastmath={"contract"}, error_model="numpy", forceinline=True
 )
@@ -73,7 +81,7 @@ _compiled = njit(
 def _workspace(n_variables: int, like: FloatArray, block: Block) -> Workspace:
     """Rows that begin where cache lines do, else each access would touch two of them."""
     width = len(block) * CHUNK_BYTES // like.itemsize
-    memory = np.zeros((2 * n_variables + 10 + 2 * _MAXIMUM_DEPTH) * width, like.dtype)
+    memory = np.empty((2 * n_variables + 10 + 2 * _MAXIMUM_DEPTH) * width, like.dtype)
     begin = (-memory.ctypes.data % _CACHE_LINE) // like.itemsize
     last = begin + (len(memory) // width - 1) * width
     rows = memory[begin:last].reshape((-1, width))
@@ -86,275 +94,223 @@ def _workspace(n_variables: int, like: FloatArray, block: Block) -> Workspace:
         rows[2 * n_variables : 2 * n_variables + 9],
         products,
         rows[2 * n_variables + 9 + _MAXIMUM_DEPTH :],
-        np.zeros(_MAXIMUM_DEPTH, dtype=np.int64),
+        np.empty(_MAXIMUM_DEPTH, dtype=np.int64),
     )
 
 
 @_compiled
-def _open_leaves(
-    forest: Forest, node: int, coefficients: FloatArray, depth: int, work: Workspace
-) -> None:
-    """All leaves of a node: their part of the gradient, and the node's own derivative."""
+def _open_leaves(todo: Polynomials, node: int, product: Lanes, work: Workspace) -> Lanes:
+    """All leaves of a node: their part of the gradient; the node's own derivative."""
     block, values, gradient = work.block, work.values, work.gradient
-    product = load(work.products, depth, block)
-    total = broadcast(coefficients[node], block)
+    forest, coefficients = todo.forest, todo.coefficients
+    total = broadcast(item(coefficients, node), block)
     n_nodes = len(forest.depths)
-    for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
-        variable = forest.leaf_variables[leaf]
-        coefficient = broadcast(coefficients[n_nodes + leaf], block)
+    for leaf in range(item(forest.leaf_starts, node), item(forest.leaf_starts, node + 1)):
+        variable = item(forest.leaf_variables, leaf)
+        coefficient = broadcast(item(coefficients, n_nodes + leaf), block)
         total = multiply_add(coefficient, load(values, variable, block), total)
         slope = multiply_add(coefficient, product, load(gradient, variable, block))
         store(gradient, variable, slope)
-    store(work.adjoints, depth, total)
+    return total
 
 
 @_compiled
-def _leaf_moments(
-    forest: Forest, node: int, coefficients: FloatArray, positions: FloatArray, work: Workspace
-) -> None:
+def _leaf_moments(todo: Polynomials, node: int, anchor: int, work: Workspace) -> None:
     """Derivative by the anchor, times the way to it, where the second lowest body is a leaf."""
-    block = work.block
-    anchor, axis = divmod(forest.node_variables[node], 3)
+    forest, block = todo.forest, work.block
     n_nodes = len(forest.depths)
     for other in range(3):
-        moment = load(work.virial, axis * 3 + other, block)
-        for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
-            variable = forest.leaf_variables[leaf]
-            offset = positions[variable // 3, other] - positions[anchor, other]
-            weight = broadcast(coefficients[n_nodes + leaf] * offset, block)
+        row = anchor % 3 * 3 + other
+        home = item(todo.offsets, anchor * 3 + other)
+        moment = load(work.virial, row, block)
+        for leaf in range(item(forest.leaf_starts, node), item(forest.leaf_starts, node + 1)):
+            variable = item(forest.leaf_variables, leaf)
+            offset = item(todo.offsets, variable * 3 + other) - home
+            weight = broadcast(item(todo.coefficients, n_nodes + leaf) * offset, block)
             moment = multiply_add(weight, load(work.values, variable, block), moment)
-        store(work.virial, axis * 3 + other, moment)
+        store(work.virial, row, moment)
 
 
 @_compiled
-def _node_moment(variable: int, positions: FloatArray, work: Workspace) -> None:
+def _node_moment(
+    offsets: FloatArray, anchor: int, variable: int, weight: Lanes, work: Workspace
+) -> None:
     """The same, where the second lowest body is an inner node."""
     block = work.block
-    anchor, axis = divmod(work.path[1], 3)
-    weight = multiply(load(work.adjoints, 2, block), load(work.values, variable, block))
     for other in range(3):
-        offset = broadcast(positions[variable // 3, other] - positions[anchor, other], block)
-        moment = load(work.virial, axis * 3 + other, block)
-        store(work.virial, axis * 3 + other, multiply_add(offset, weight, moment))
+        row = anchor % 3 * 3 + other
+        offset = item(offsets, variable * 3 + other) - item(offsets, anchor * 3 + other)
+        moment = load(work.virial, row, block)
+        store(work.virial, row, multiply_add(broadcast(offset, block), weight, moment))
 
 
 @_compiled
-def _differentiate(
-    forest: Forest,
-    column: int,
-    coefficients: FloatArray,
-    positions: FloatArray,
+def _close(
+    todo: Polynomials,
+    depth: int,
+    variable: int,
+    adjoint: Lanes,
     work: Workspace,
     wants_virial: bool,
 ) -> None:
-    """Value (in adjoints[0]) and gradient (added) of one column's polynomial."""
-    values, gradient, products, adjoints = work.values, work.gradient, work.products, work.adjoints
-    path, block = work.path, work.block
-    current = 0
-    stop = forest.node_starts[column + 1]
-    for node in range(forest.node_starts[column], stop + 1):
-        depth = forest.depths[node] if node < stop else 1
-        while current >= max(depth, 1):
-            variable = path[current]
-            adjoint = load(adjoints, current, block)
-            product, slope = load(products, current - 1, block), load(gradient, variable, block)
-            store(gradient, variable, multiply_add(adjoint, product, slope))
-            value, above = load(values, variable, block), load(adjoints, current - 1, block)
-            store(adjoints, current - 1, multiply_add(adjoint, value, above))
-            if wants_virial and current == 2:
-                _node_moment(variable, positions, work)
-            current -= 1
-        if node == stop:
-            break
-        if depth > 0:
-            variable = forest.node_variables[node]
-            path[depth] = variable
-            value, product = load(values, variable, block), load(products, depth - 1, block)
-            store(products, depth, multiply(product, value))
-        _open_leaves(forest, node, coefficients, depth, work)
-        if wants_virial and depth == 1:
-            _leaf_moments(forest, node, coefficients, positions, work)
-        current = depth
+    """Give a node's derivative to its variable and to the node above it."""
+    block = work.block
+    product, slope = load(work.products, depth - 1, block), load(work.gradient, variable, block)
+    store(work.gradient, variable, multiply_add(adjoint, product, slope))
+    value, above = load(work.values, variable, block), load(work.adjoints, depth - 1, block)
+    store(work.adjoints, depth - 1, multiply_add(adjoint, value, above))
+    if wants_virial and depth == 2:
+        weight = multiply(adjoint, value)
+        _node_moment(todo.offsets, item(work.path, 1), variable, weight, work)
 
 
 @_compiled
-def _first_moments(forest: Forest, column: int, positions: FloatArray, work: Workspace) -> None:
+def _differentiate(todo: Polynomials, column: int, work: Workspace, wants_virial: bool) -> None:
+    """Value (in adjoints[0]) and gradient (added) of one column's polynomial.
+
+    A node without inner nodes below it is closed before it leaves the registers.
+    """
+    forest, block = todo.forest, work.block
+    products, adjoints, path = work.products, work.adjoints, work.path
+    root, stop = item(forest.node_starts, column), item(forest.node_starts, column + 1)
+    one = broadcast(todo.coefficients.dtype.type(1), block)
+    store(adjoints, 0, _open_leaves(todo, root, one, work))
+    current = 0
+    for node in range(root + 1, stop):
+        depth, variable = item(forest.depths, node), item(forest.node_variables, node)
+        while current >= depth:
+            adjoint = load(adjoints, current, block)
+            _close(todo, current, item(path, current), adjoint, work, wants_virial)
+            current -= 1
+        set_item(path, depth, variable)
+        value, product = load(work.values, variable, block), load(products, depth - 1, block)
+        product = multiply(product, value)
+        total = _open_leaves(todo, node, product, work)
+        if wants_virial and depth == 1:
+            _leaf_moments(todo, node, variable, work)
+        if node + 1 < stop and item(forest.depths, node + 1) > depth:
+            store(products, depth, product)
+            store(adjoints, depth, total)
+            current = depth
+        else:
+            _close(todo, depth, variable, total, work, wants_virial)
+    while current > 0:
+        adjoint = load(adjoints, current, block)
+        _close(todo, current, item(path, current), adjoint, work, wants_virial)
+        current -= 1
+
+
+@_compiled
+def _first_moments(todo: Polynomials, column: int, work: Workspace) -> None:
     """Gradient times the way from the anchor, with the sign of a virial."""
-    anchor, block = forest.anchors[column], work.block
-    for index in range(forest.variable_starts[column], forest.variable_starts[column + 1]):
-        variable = forest.variables[index]
-        body, axis = divmod(variable, 3)
+    forest, offsets, block = todo.forest, todo.offsets, work.block
+    home = item(forest.anchors, column) * 9
+    begin, end = item(forest.variable_starts, column), item(forest.variable_starts, column + 1)
+    for index in range(begin, end):
+        variable = item(forest.variables, index)
         gradient = load(work.gradient, variable, block)
         for other in range(3):
-            offset = broadcast(positions[anchor, other] - positions[body, other], block)
-            moment = multiply_add(offset, gradient, load(work.virial, axis * 3 + other, block))
-            store(work.virial, axis * 3 + other, moment)
+            row = variable % 3 * 3 + other
+            offset = item(offsets, home + other) - item(offsets, variable * 3 + other)
+            moment = multiply_add(broadcast(offset, block), gradient, load(work.virial, row, block))
+            store(work.virial, row, moment)
 
 
 @_compiled
-def _divide_into_runs(begin: int, stop: int, n_configurations: int, runs: Runs) -> int:
-    """Runs of the lanes from begin to stop, numbered by cell and then configuration."""
-    count, lane = 0, begin
-    while lane < stop:
-        cell, configuration = divmod(lane, n_configurations)
-        length = min(n_configurations - configuration, stop - lane)
-        runs.cells[count], runs.configurations[count] = cell, configuration
-        runs.lanes[count], runs.lengths[count] = lane - begin, length
-        lane += length
-        count += 1
-    return count
-
-
-@_compiled
-def _locate(
-    body_atoms: IntArray, n_configurations: int, runs: Runs, n_runs: int, places: IntArray
-) -> None:
-    """Where the first component of each run begins in arrays (n_atoms, 3, n_configurations)."""
-    for body in range(body_atoms.shape[0]):
-        atoms, found = body_atoms[body], places[body]
-        for run in range(n_runs):
-            atom = np.uint64(atoms[runs.cells[run]])
-            found[run] = atom * np.uint64(3 * n_configurations) + runs.configurations[run]
-
-
-@_compiled
-def _gather(displacements: FloatArray, runs: Runs, n_runs: int, values: FloatArray) -> None:
-    """Displacements of every body in one block of lanes."""
-    flat = displacements.reshape(-1)
-    n_configurations = displacements.shape[2]
-    for body in range(len(runs.sources)):
+def _complete_virials(displacements: FloatArray, forces: FloatArray, virials: FloatArray) -> None:
+    """Add what the displacements contribute, and take the symmetric part."""
+    n_atoms, _, n_configurations = displacements.shape
+    for output in range(len(virials)):
+        for row in range(9):
+            axis, other = divmod(row, 3)
+            for configuration in range(n_configurations):
+                total = virials[output, row, configuration]
+                for atom in range(n_atoms):
+                    force = forces[output, atom, axis, configuration]
+                    total += force * displacements[atom, other, configuration]
+                virials[output, row, configuration] = total
         for axis in range(3):
-            row, places = values[body * 3 + axis], runs.sources[body]
-            shift = np.uint64(axis * n_configurations)
-            if n_configurations == 1:
-                for run in range(n_runs):
-                    row[run] = flat[places[run] + shift]
-                continue
-            for run in range(n_runs):
-                begin, lane, length = places[run] + shift, runs.lanes[run], runs.lengths[run]
-                row[lane : lane + length] = flat[begin : begin + length]
-
-
-@_compiled
-def _scatter(
-    variables: IntArray, runs: Runs, n_runs: int, gradient: FloatArray, forces: FloatArray
-) -> None:
-    """Subtract the gradient by variable from the forces (n_atoms, 3, n_configurations)."""
-    flat = forces.reshape(-1)
-    n_configurations = forces.shape[2]
-    chunk = np.uint64(CHUNK_BYTES // forces.itemsize)
-    for variable in variables:
-        body, axis = divmod(variable, 3)
-        row, places = gradient[variable], runs.targets[body]
-        shift = np.uint64(axis * n_configurations)
-        if n_configurations == 1:
-            for run in range(n_runs):
-                flat[places[run] + shift] -= row[run]
-            continue
-        for run in range(n_runs):
-            begin, lane, length = places[run] + shift, runs.lanes[run], runs.lengths[run]
-            whole = length - length % chunk
-            for index in range(np.uint64(0), whole, chunk):
-                subtract_chunk(flat, begin + index, row, lane + index)
-            for index in range(whole, length):
-                flat[begin + index] -= row[lane + index]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
-def _add_up(lanes: FloatArray, runs: Runs, n_runs: int, totals: FloatArray) -> None:
-    """Add a row of lanes to the totals of their configurations."""
-    if len(totals) == 1:
-        total = lanes.dtype.type(0)
-        for lane in range(n_runs):
-            total += lanes[lane]
-        totals[0] += total
-        return
-    for run in range(n_runs):
-        first, lane, length = runs.configurations[run], runs.lanes[run], runs.lengths[run]
-        kept, part = totals[first : first + length], lanes[lane : lane + length]
-        for index in range(len(part)):
-            kept[index] += part[index]
+            for other in range(axis):
+                for configuration in range(n_configurations):
+                    one = virials[output, axis * 3 + other, configuration]
+                    mean = (one + virials[output, other * 3 + axis, configuration]) / 2
+                    virials[output, axis * 3 + other, configuration] = mean
+                    virials[output, other * 3 + axis, configuration] = mean
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def evaluate(
-    forest: Forest,
-    coefficients: FloatArray,
-    positions: FloatArray,
-    columns: IntArray,
-    rows: IntArray,
+    todo: Polynomials,
     displacements: FloatArray,
-    body_atoms: IntArray,
-    target_atoms: IntArray,
     first_cell: int,
     last_cell: int,
-    energies: FloatArray,
-    forces: FloatArray,
-    virials: FloatArray,
+    n_outputs: int,
+    wants_virial: bool,
     block: Block,
-) -> None:
-    """Add energy, forces and virial of some columns of a forest to the results.
-
-    All numbers have one precision, float64 or float32.
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Energies, forces and virials of some cells' polynomials.
 
     Parameters
     ----------
-    forest : Forest
-    coefficients : (forest.size,) float
-    positions : (n_bodies, 3) float
-        Ideal positions of the bodies, Angstrom.
-    columns, rows : (n_columns,) int
-        The columns to evaluate, and the row of the results that each is added to.
+    todo : Polynomials
     displacements : (n_atoms, 3, n_configurations) float
         Angstrom, in the supercell's order.
-    body_atoms, target_atoms : (n_bodies, n_cells) int
-        For clusters anchored in each cell, the atom that each body is, and the one that the
-        force on it is added to.
     first_cell, last_cell : int
         The cells to sum over: from the first up to, not including, the last.
-    energies : (n_rows, n_configurations) float
-        Result, eV per unit of the output's parameter. Of length 0 if not wanted.
-    forces : (n_rows, n_targets, 3, n_configurations) float
-        Result, eV/Angstrom per unit.
-    virials : (n_rows, 9, n_configurations) float
-        Result, eV per unit: the part due to the reference positions. Of length 0 if not wanted.
+    n_outputs : int
+    wants_virial : bool
     block : Block
         How many lanes are evaluated at a time.
+
+    Returns
+    -------
+    energies : (n_outputs, n_configurations) float
+        eV per unit of the output's parameter.
+    forces : (n_outputs, n_atoms, 3, n_configurations) float
+        eV/Angstrom per unit.
+    virials : (n_outputs, 9, n_configurations) float
+        Symmetric, eV per unit. Of length 0 if not wanted.
     """
-    n_configurations = displacements.shape[2]
-    n_bodies = body_atoms.shape[0]
+    n_atoms, _, n_configurations = displacements.shape
+    energies = np.zeros((n_outputs, n_configurations))
+    forces = np.zeros((n_outputs, n_atoms, 3, n_configurations))
+    virials = np.zeros((n_outputs if wants_virial else 0, 9, n_configurations))
     width = len(block) * CHUNK_BYTES // displacements.itemsize
     last_lane = last_cell * n_configurations
-    wants_energy, wants_virial = len(energies) > 0, len(virials) > 0
-    work = _workspace(n_bodies * 3, displacements, block)
-    runs = Runs(
-        np.zeros(width, np.uint64),
-        np.zeros(width, np.uint64),
-        np.zeros(width, np.uint64),
-        np.zeros(width, np.uint64),
-        np.zeros((n_bodies, width), np.uint64),
-        np.zeros((n_bodies, width), np.uint64),
-    )
-    zero = broadcast(coefficients.dtype.type(0), block)
-    for begin in range(first_cell * n_configurations, last_lane, width):
-        n_runs = _divide_into_runs(begin, min(begin + width, last_lane), n_configurations, runs)
-        work.values[:, min(width, last_lane - begin) :] = 0
-        _locate(body_atoms, n_configurations, runs, n_runs, runs.sources)
-        _locate(target_atoms, n_configurations, runs, n_runs, runs.targets)
-        _gather(displacements, runs, n_runs, work.values)
-        for index in range(len(columns)):
-            column, row = columns[index], rows[index]
-            used = forest.variables[
-                forest.variable_starts[column] : forest.variable_starts[column + 1]
-            ]
-            for variable in used:
-                store(work.gradient, variable, zero)
-            _differentiate(forest, column, coefficients, positions, work, wants_virial)
-            _scatter(used, runs, n_runs, work.gradient, forces[row])
-            if wants_energy:
-                _add_up(work.adjoints[0], runs, n_runs, energies[row])
+    work = _workspace(todo.body_atoms.shape[0] * 3, displacements, block)
+    zero = broadcast(todo.coefficients.dtype.type(0), block)
+    for first in range(first_cell * n_configurations, last_lane, width):
+        count = min(width, last_lane - first)
+        work.values[:, count:] = 0
+        gather(displacements, todo.body_atoms, first, count, work.values)
+        for column in range(len(todo.forest.outputs)):
+            output = item(todo.forest.outputs, column)
+            begin, end = (
+                item(todo.forest.variable_starts, column),
+                item(todo.forest.variable_starts, column + 1),
+            )
+            for index in range(begin, end):
+                store(work.gradient, item(todo.forest.variables, index), zero)
             if wants_virial:
-                _first_moments(forest, column, positions, work)
-                for component in range(9):
-                    _add_up(work.virial[component], runs, n_runs, virials[row, component])
-                work.virial[:] = 0
+                for row in range(9):
+                    store(work.virial, row, zero)
+            _differentiate(todo, column, work, wants_virial)
+            scatter(
+                todo.forest.variables,
+                begin,
+                end,
+                todo.body_atoms,
+                first,
+                count,
+                work.gradient,
+                forces,
+                output,
+            )
+            add_up(work.adjoints, 0, first, count, energies, output)
+            if wants_virial:
+                _first_moments(todo, column, work)
+                for row in range(9):
+                    add_up(work.virial, row, first, count, virials, output * 9 + row)
+    if wants_virial:
+        _complete_virials(displacements, forces, virials)
+    return energies, forces, virials

@@ -88,21 +88,71 @@ def store(_: Any, array: Any, row: Any, value: Any) -> Any:
     return types.void(array, row, value), generate
 
 
+def _pointer(
+    context: Any, builder: Any, signature: Any, arguments: Any, array: int
+) -> ir.Instruction:
+    """Where an array's number at a flat place is; the place is the argument behind the array."""
+    data = make_array(signature.args[array])(context, builder, arguments[array]).data
+    place = context.cast(builder, arguments[array + 1], signature.args[array + 1], types.intp)
+    return builder.gep(data, [place])
+
+
 @_intrinsic
-def subtract_chunk(_: Any, target: Any, begin: Any, source: Any, start: Any) -> Any:
-    """Subtract `CHUNK_BYTES` of one flat array, from `start`, from those of another at `begin`."""
-    chunk = Lanes(target.dtype, 1)
+def item(_: Any, array: Any, place: Any) -> Any:
+    """The number at a flat place of a C-contiguous array; no place is counted from the end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature, arguments, 0))
+
+    return array.dtype(array, place), generate
+
+
+@_intrinsic
+def set_item(_: Any, array: Any, place: Any, value: Any) -> Any:
+    """Replace the number at a flat place of a C-contiguous array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.cast(builder, arguments[2], signature.args[2], array.dtype)
+        builder.store(number, _pointer(context, builder, signature, arguments, 0))
+        return context.get_dummy_value()
+
+    return types.void(array, place, value), generate
+
+
+def _chunks(
+    context: Any, builder: Any, signature: Any, arguments: Any
+) -> tuple[ir.Instruction, ir.Instruction]:
+    """Where `CHUNK_BYTES` of a target and of a source begin."""
+    pointer = context.get_value_type(Lanes(signature.args[0].dtype, 1)).as_pointer()
+    target, source = (
+        builder.bitcast(_pointer(context, builder, signature, arguments, array), pointer)
+        for array in (0, 2)
+    )
+    return target, source
+
+
+@_intrinsic
+def copy_chunk(_: Any, target: Any, begin: Any, source: Any, start: Any) -> Any:
+    """Copy `CHUNK_BYTES` of one array, from a flat place, to those of another at `begin`."""
     align = target.dtype.bitwidth // 8
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointers = []
-        for array, offset in ((0, 1), (2, 3)):
-            data = make_array(signature.args[array])(context, builder, arguments[array]).data
-            place = context.cast(builder, arguments[offset], signature.args[offset], types.intp)
-            pointer = context.get_value_type(chunk).as_pointer()
-            pointers.append(builder.bitcast(builder.gep(data, [place]), pointer))
-        values = [builder.load(pointer, align=align) for pointer in pointers]
-        builder.store(builder.fsub(*values), pointers[0], align=align)
+        to, of = _chunks(context, builder, signature, arguments)
+        builder.store(builder.load(of, align=align), to, align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, begin, source, start), generate
+
+
+@_intrinsic
+def subtract_chunk(_: Any, target: Any, begin: Any, source: Any, start: Any) -> Any:
+    """Subtract `CHUNK_BYTES` of one array, from a flat place, from those of another at `begin`."""
+    align = target.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, of = _chunks(context, builder, signature, arguments)
+        values = [builder.load(pointer, align=align) for pointer in (to, of)]
+        builder.store(builder.fsub(*values), to, align=align)
         return context.get_dummy_value()
 
     return types.void(target, begin, source, start), generate

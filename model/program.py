@@ -10,7 +10,7 @@ from scipy.sparse import coo_array, csr_array
 
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.forest import Forest, plant
-from anharm.model.kernels import evaluate
+from anharm.model.kernels import Polynomials, evaluate
 from anharm.model.lanes import NARROW, WIDE, Block, width_of
 from anharm.model.threads import ranges, run_threads
 
@@ -48,7 +48,7 @@ class Evaluated:
     energies : (n_outputs, n_conf) float
     forces : (n_outputs, n_conf, n_atoms, 3) float
     virials : (n_outputs, n_conf, 3, 3) float or None
-        -dE/dstrain, eV.
+        -dE/dstrain, symmetric, eV.
     """
 
     energies: FloatArray
@@ -104,20 +104,6 @@ class Program:
         coefficients[self.places] = term_coefficients[self.terms]
         return replace(self, coefficients=coefficients)
 
-    @cached_property
-    def single(self) -> Program:
-        """The same program in single precision."""
-        return replace(
-            self,
-            positions=self.positions.astype(np.float32),
-            coefficients=self.coefficients.astype(np.float32),
-        )
-
-    def columns_of(self, outputs: IntArray) -> tuple[IntArray, IntArray]:
-        """Columns of some outputs (ascending), and the number of each one's output among them."""
-        columns = np.flatnonzero(np.isin(self.forest.outputs, outputs))
-        return columns, np.searchsorted(outputs, self.forest.outputs[columns])
-
     def evaluate(
         self,
         displacements: FloatArray,
@@ -130,43 +116,36 @@ class Program:
         Threads divide the cells of the supercell among them, and add up their results.
         """
         by_atom = configurations_last(displacements)
-        n_atoms, _, n_configurations = by_atom.shape
-        n_outputs = self.n_outputs
-        block = block_for(n_configurations, body_atoms.shape[1], by_atom.itemsize)
-        grain = -(-width_of(block, by_atom.itemsize) // n_configurations)
-
-        def sum_over(cells: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
-            energies = np.zeros((n_outputs, n_configurations))
-            forces = np.zeros((n_outputs, n_atoms, 3, n_configurations))
-            virials = np.zeros((n_outputs if virial else 0, 9, n_configurations))
-            evaluate(
-                self.forest, self.coefficients, self.positions, self._columns,
-                self.forest.outputs, by_atom, body_atoms, body_atoms, *cells,
-                energies, forces, virials, block,
-            )  # fmt: skip
-            return energies, forces, virials
-
-        parts = ranges(body_atoms.shape[1], threads, grain)
-        found = run_threads([partial(sum_over, cells) for cells in parts], threads)
-        energies, by_atom_forces, moments = found[0]
-        for other in found[1:]:
-            for total, part in zip(found[0], other, strict=True):
-                total += part
-        forces = configurations_first(by_atom_forces)
-        if not virial:
-            return Evaluated(energies, forces, None)
-        virials = moments.swapaxes(1, 2).reshape(n_outputs, n_configurations, 3, 3)
-        return Evaluated(energies, forces, virials + forces.swapaxes(-1, -2) @ displacements)
+        n_configurations, n_cells = len(displacements), body_atoms.shape[1]
+        block = block_for(n_configurations * n_cells, by_atom.itemsize)
+        polynomials = Polynomials(self.forest, self.coefficients, self._offsets, body_atoms)
+        if threads == 1:
+            found = evaluate(polynomials, by_atom, 0, n_cells, self.n_outputs, virial, block)
+        else:
+            grain = -(-width_of(block, by_atom.itemsize) // n_configurations)
+            tasks = [
+                partial(evaluate, polynomials, by_atom, *cells, self.n_outputs, virial, block)
+                for cells in ranges(n_cells, threads, grain)
+            ]
+            found, *others = run_threads(tasks, threads)
+            for other in others:
+                for total, part in zip(found, other, strict=True):
+                    total += part
+        energies, forces, moments = found
+        virials = None
+        if virial:
+            virials = moments.swapaxes(1, 2).reshape(self.n_outputs, n_configurations, 3, 3)
+        return Evaluated(energies, configurations_first(forces), virials)
 
     @cached_property
-    def _columns(self) -> IntArray:
-        return np.arange(len(self.forest.outputs))
+    def _offsets(self) -> FloatArray:
+        """(3 n_bodies, 3) ideal position of the body of every variable, Angstrom."""
+        return np.repeat(self.positions, 3, axis=0)
 
 
-def block_for(n_configurations: int, n_cells: int, itemsize: int) -> Block:
-    """Wide blocks for a batch that fills more than a narrow one; one configuration needs none."""
-    is_wide = n_configurations > 1 and n_configurations * n_cells > width_of(NARROW, itemsize)
-    return WIDE if is_wide else NARROW
+def block_for(n_lanes: int, itemsize: int) -> Block:
+    """Wide blocks for more lanes than a narrow one holds."""
+    return WIDE if n_lanes > width_of(NARROW, itemsize) else NARROW
 
 
 def configurations_last(displacements: FloatArray) -> FloatArray:
