@@ -14,6 +14,7 @@ RUN_FILE = click.argument("run_file", type=click.Path(path_type=Path), metavar="
 
 
 def echo_summary(configuration: RunConfiguration) -> None:
+    """Say what a run has reached."""
     from anharm.server.summary import format_summary, summarise
 
     directory = configuration.run.directory

@@ -21,9 +21,8 @@ from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.forest import grow, parents_of
 from anharm.model.program import MonomialTable, Program
 
-Numbers = NDArray[
-    np.uint32
-]  # compiled code need not look for negative ones, and reads half as much
+# Compiled code need not look for negative ones, and reads half as much.
+Numbers = NDArray[np.uint32]
 
 
 class RowTables(NamedTuple):

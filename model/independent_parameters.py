@@ -18,9 +18,8 @@ from scipy.sparse import csr_array
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
 
-_SMALLEST_PIVOT = (
-    0.3  # of a row's length, must be new; smaller would lose more digits to cancelling
-)
+# Of a row's length, so much must be new; with less, more digits would be lost to cancelling.
+_SMALLEST_PIVOT = 0.3
 _ZERO = 1e-9  # coefficients of order 1
 
 

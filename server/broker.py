@@ -30,7 +30,7 @@ from anharm.server.learner import Learner
 from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
 from anharm.server.relays import Relays
-from anharm.server.status import status_of
+from anharm.server.status import status_of, watched_status
 from anharm.server.trajectories import Trajectories
 from anharm.wire.messages import (
     PROTOCOL_VERSION,
@@ -341,11 +341,7 @@ class Broker:
 
     def write_status(self) -> None:
         """Write, for those who watch the run, what has changed in how it stands."""
-        status = {
-            "phase": self.phase,
-            "waiting_for": self.waiting_for,
-            "convergence": self.judge.reason,
-        }
+        status = watched_status(self)
         if status != self._written_status:
             self.record.set_metadata(status, durable=False)
             self._written_status = status

@@ -112,7 +112,9 @@ def open_record(
                 f"{_then_and_now(known[key], value)}; its labels and models belong to what was "
                 "there before: restore it, or use another run.directory"
             )
-    record.set_metadata({"configuration": configuration.text, "ended": "", "failure": ""})
+    # A run that was killed as it began may not know its essential settings yet.
+    essential["configuration"] = configuration.text
+    record.set_metadata({**essential, "ended": "", "failure": ""})
     record.log("resumed")
     return record
 

@@ -1,4 +1,4 @@
-"""How a run stands, for those who ask the broker."""
+"""How a run stands, for those who ask the broker or watch the record."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def status_of(broker: Broker) -> Status:
         convergence=broker.judge.reason,
         failure=broker.failure,
     )
+
+
+def watched_status(broker: Broker) -> dict[str, str]:
+    """What the record says of it while it runs."""
+    return {
+        "phase": broker.phase,
+        "waiting_for": broker.waiting_for,
+        "convergence": broker.judge.reason,
+    }

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from anharm.errors import ModelError
-from anharm.model import (
-    StructurePredictor,
-)
+from anharm.model import StructurePredictor
 from anharm.model.deformation import identify_strained_supercell
 from anharm.model.sites import assign_sites
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ase.neighborlist import neighbor_list
 
 from anharm.model import (
     BayesianModel,
+    Crystal,
     ForceField,
     StructurePredictor,
     Supercell,
@@ -178,3 +180,49 @@ def test_the_elastic_constants_of_a_spring_crystal_are_the_analytic_ones(laborat
         for i, j in [(0, 0), (1, 1), (1, 2)]:
             found = laboratory.slope(lambda step, i=i, j=j: stress(step, i, j))
             assert found == pytest.approx(expected[i, j, k, other], abs=1e-6 * expected.max())
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [
+        np.diag([0.0, 0.0, 1.0]),
+        np.array([[0, 1.0, 0], [0, 0, 0], [0, 0, 0]]),
+        np.array([[0.3, -0.8, 0.5], [0.2, -0.6, 0.9], [-0.7, 0.1, 0.4]]),
+    ],
+    ids=["stretch", "sheared row", "anything"],
+)
+def test_a_crystal_that_is_stressed_differently_along_its_axes_answers_to_strain_as_it_should(
+    stressed: tuple[ForceField, Springs], direction: np.ndarray
+) -> None:
+    """Its virial to second order in strain, from forces at rest and the stress at rest."""
+    force_field, springs = stressed
+    still = np.zeros((1, force_field.supercell.n_atoms, 3))
+    step = 2e-3 * direction
+
+    def of_model(deformation: np.ndarray) -> np.ndarray:
+        found = force_field.predict_strained(deformation, still, errors=False).virials
+        assert found is not None
+        return np.asarray(found[0])
+
+    def differences(virial: Callable) -> tuple[np.ndarray, np.ndarray]:
+        plus, minus = virial(ONE + step), virial(ONE - step)
+        return plus - minus, plus + minus - 2 * virial(ONE)
+
+    expected = differences(lambda deformation: springs.virial(still[0], deformation))
+    for found, wanted in zip(differences(of_model), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
+
+
+@pytest.fixture(scope="module")
+def stressed(laboratory) -> tuple[ForceField, Springs]:
+    """An orthorhombic crystal of springs whose three stresses at rest differ."""
+    crystal = Crystal.from_atoms(Atoms("Po", cell=[3.0, 3.3, 3.7], pbc=True))
+    supercell = Supercell(crystal, np.diag([3, 3, 3]))
+    springs = Springs(supercell, 4.6, *morse(width=1.0, length=3.2))
+    trainer = Trainer(build_expansion(crystal, pairs(4.6, 3)), targets=["forces"])
+    for seed in range(8):
+        u = (-1) ** seed * laboratory.random_displacements(supercell, 2e-3, seed // 2)
+        trainer.add(supercell.lattice, supercell.positions + u, springs.forces(u))
+    at_rest = springs.virial(np.zeros_like(supercell.positions)) / supercell.n_cells
+    model = replace(trainer.fit(), virial_per_cell=at_rest)
+    return ForceField(model, supercell, maximum_strain=0.05), springs
