@@ -22,7 +22,6 @@ from anharm.model import load_model
 from anharm.model.crystal import FloatArray
 from anharm.structures import read_species
 from anharm.wire import driver_protocol as protocol
-from anharm.wire.driver_protocol import Evaluation
 
 PARAMETERS = ("model", "extras", "committee", "structure", "maximum_displacement", "threads")
 FROM_ENGINE = {"verbosity", "verbose"}
@@ -55,7 +54,8 @@ class LatticePES(Dummy_driver):
         An error ends i-PI with one sentence, after it has written its RESTART.
         """
         with _ending_the_engine():
-            return _answer(self._client.evaluate(protocol.configuration_of(cell, pos)))
+            evaluation = self._client.evaluate(protocol.configuration_of(cell, pos))
+            return (*protocol.in_atomic_units(evaluation), evaluation.extras)
 
     def compute(self, cell: Any, pos: Any) -> Answer | list[Answer]:
         """The same of one structure, or of each in two lists."""
@@ -64,13 +64,11 @@ class LatticePES(Dummy_driver):
         with _ending_the_engine():
             batch = protocol.batch_of(np.array(cell), np.array(pos))
             evaluations = self._client.evaluate_batch(batch)
-            # New arrays for each: i-PI writes into them.
+            # No array twice: i-PI writes into them.
+            answers = protocol.all_in_atomic_units(evaluations, batch.size)
             last = len(evaluations) - 1
-            return [_answer(evaluations[min(index, last)]) for index in range(batch.size)]
-
-
-def _answer(evaluation: Evaluation) -> Answer:
-    return (*protocol.in_atomic_units(evaluation), evaluation.extras)
+            extras = [evaluations[min(index, last)].extras for index in range(batch.size)]
+            return [(*answer, extra) for answer, extra in zip(answers, extras, strict=True)]
 
 
 def _served(parameters: dict[str, Any]) -> ServedModel:

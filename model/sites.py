@@ -13,6 +13,8 @@ from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray, Supercell, nearest_image
 from anharm.model.site_kernels import site_displacements
 
+_OF_FIRST_ATOM: FloatArray = np.empty((0, 3))  # no guesses
+
 
 @dataclass(frozen=True)
 class SiteAssignment:
@@ -73,10 +75,8 @@ class SiteAssignment:
         longest = site_displacements(
             given, self._ideal, guesses, to_fractional, to_cartesian, self.sites, found
         )
-        limit = self.maximum_displacement**2
-        if not longest.max() <= limit:
-            index = int(np.argmin(longest <= limit))
-            self._refuse(given[index], found[index])
+        if not longest <= self.maximum_displacement**2:
+            self._refuse(given, found)
         return displacements
 
     @cached_property
@@ -97,22 +97,25 @@ class SiteAssignment:
         return bool(4 * self.maximum_displacement < 0.9 * heights.min())
 
     def _guesses(self, configurations: FloatArray, to_fractional: FloatArray) -> FloatArray:
-        """About the common shift of the atoms of each, in units of the reduced lattice."""
+        """About the common shift of the atoms of each, in units of the reduced lattice.
+
+        None at all where the first atom tells.
+        """
         if self._is_wide:
-            guesses: FloatArray = configurations[:, 0] @ to_fractional - self._ideal[0]
-            return guesses
+            return _OF_FIRST_ATOM
         return _circular_means(configurations @ to_fractional - self._ideal)
 
     def to_user_order(self, per_atom: FloatArray) -> FloatArray:
         """Bring (..., n_atoms, 3) values from the supercell's order into the user's."""
-        return per_atom[..., self.sites, :]
+        return per_atom.take(self.sites, axis=-2)
 
-    def _refuse(self, configuration: FloatArray, displacements: FloatArray) -> None:
-        """Say which atom of a configuration has no displacement that can be used."""
-        if not np.isfinite(configuration).all():
-            atom = int(np.argwhere(~np.isfinite(configuration))[0][0])
+    def _refuse(self, configurations: FloatArray, displacements: FloatArray) -> None:
+        """Say which atom of the first bad configuration has no displacement that can be used."""
+        if not np.isfinite(configurations).all():
+            atom = int(np.argwhere(~np.isfinite(configurations))[0][1])
             raise ModelError(f"the position of atom {atom} is not a finite number")
-        distances = np.linalg.norm(displacements[self.sites], axis=1)
+        each = np.linalg.norm(displacements[:, self.sites], axis=2)
+        distances = each[np.argmax(each.max(axis=1) > self.maximum_displacement)]
         atom = int(np.argmax(distances))
         symbol = chemical_symbols[int(self.supercell.numbers[self.sites[atom]])]
         raise ModelError(

@@ -235,18 +235,40 @@ def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:
     RunFailed
         As `encode_evaluation` does.
     """
+    arrays = _together(evaluations)
+    extras = [evaluation.extras.encode() for evaluation in evaluations]
+    copies = size - len(evaluations)
+    filled = [array.tobytes() + array[-1].tobytes() * copies for array in arrays]
+    message = [FORCEREADY, filled[0], _INTEGER.pack(arrays[1].shape[1]), *filled[1:]]
+    for extra in (*extras, *extras[-1:] * copies):
+        message += (_INTEGER.pack(len(extra)), extra)
+    return b"".join(message)
+
+
+def all_in_atomic_units(
+    evaluations: Sequence[Evaluation], size: int
+) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """Return what `in_atomic_units` does of each, the last one repeated until there are `size`.
+
+    Raises
+    ------
+    RunFailed
+        If a number is not finite.
+    """
+    energies, forces, virials = _together(evaluations)
+    found = list(zip(energies.tolist(), forces, virials, strict=True))
+    while len(found) < size:
+        found.append((found[-1][0], forces[-1].copy(), virials[-1].copy()))
+    return found
+
+
+def _together(evaluations: Sequence[Evaluation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energies, forces and virials of several evaluations, checked, in atomic units."""
     energies = np.array([evaluation.energy for evaluation in evaluations])
     forces = np.array([evaluation.forces for evaluation in evaluations], dtype=np.float64)
     virials = np.array([evaluation.virial for evaluation in evaluations], dtype=np.float64)
     _check_answer(float(energies.sum()), forces, virials)
-    extras = [evaluation.extras.encode() for evaluation in evaluations]
-    copies = size - len(evaluations)
-    arrays = (energies / HARTREE, forces * (BOHR / HARTREE), virials / HARTREE)
-    filled = [array.tobytes() + array[-1].tobytes() * copies for array in arrays]
-    message = [FORCEREADY, filled[0], _INTEGER.pack(forces.shape[1]), *filled[1:]]
-    for extra in (*extras, *extras[-1:] * copies):
-        message += (_INTEGER.pack(len(extra)), extra)
-    return b"".join(message)
+    return energies / HARTREE, forces * (BOHR / HARTREE), virials / HARTREE
 
 
 def committee_extras(

@@ -178,5 +178,15 @@ def test_positions_that_are_not_numbers_are_refused(laboratory, bad: float) -> N
         assign_sites(supercell, positions, supercell.numbers)
     with pytest.raises(ModelError, match="atom 23"):
         assignment.displacements(positions)
-    with pytest.raises(ModelError, match="atom 23"):
-        assignment.displacements(np.stack([supercell.positions, positions]))
+    for beads in ([supercell.positions, positions], [positions, supercell.positions]):
+        with pytest.raises(ModelError, match="atom 23"):
+            assignment.displacements(np.stack(beads))
+
+
+def test_the_bead_that_left_its_sites_is_found_among_others(laboratory) -> None:
+    supercell = supercell_of(laboratory, "silicon")
+    assignment = assign_sites(supercell, supercell.positions, supercell.numbers)
+    beads = np.stack([supercell.positions] * 3)
+    beads[1, 7] += 1.5
+    with pytest.raises(ModelError, match="atom 7 "):
+        assignment.displacements(beads)
