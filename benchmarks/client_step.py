@@ -47,7 +47,7 @@ class Agreeing:
 
     def receive(self) -> Message:
         """Agree."""
-        return Proceed(self._sequence, calm=True)
+        return Proceed(self._sequence, calm_steps=8, calm_error=1e9)
 
 
 def measure(system: System, beads: int) -> None:

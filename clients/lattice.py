@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from bisect import bisect_right
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from anharm.clients.asked import TOGETHER, Asked
 from anharm.clients.broker_link import BrokerLink, RunEnded
 from anharm.clients.engine_connection import serve_engine
 from anharm.clients.evaluator import Evaluator, Placed
@@ -28,53 +30,13 @@ from anharm.wire.messages import (
     Observations,
     Proceed,
     SendConfiguration,
-    digest_of,
 )
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CHOICE = ExtrasChoice()
-TOGETHER = 8  # configurations of a batch that are evaluated, and observed, at a time
-STEP_LIMIT = 0.1  # Angstrom: no atom, or end of a cell vector, moves further in a step
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Configurations that i-PI asks about, of one cell.
-
-    Attributes
-    ----------
-    cell : (3, 3) float
-    positions : (n_configurations, n_atoms, 3) float
-        Angstrom, as i-PI gave them.
-    placed : Placed
-    """
-
-    cell: FloatArray
-    positions: FloatArray
-    placed: Placed
-
-    @property
-    def ranges(self) -> list[slice]:
-        """Of the configurations that are observed together."""
-        return [slice(i, i + TOGETHER) for i in range(0, len(self.positions), TOGETHER)]
-
-    @property
-    def parts(self) -> list[Placed]:
-        """The configurations that are observed together."""
-        return [self.placed[part] for part in self.ranges]
-
-    @property
-    def digests(self) -> list[bytes]:
-        """By which configurations that come again are known."""
-        return [digest_of(self.cell, one) for one in self.positions]
-
-    def is_near(self, other: Asked) -> bool:
-        """Whether this can be the step of dynamics after another one."""
-        ours, others = self.placed.displacements, other.placed.displacements
-        if ours.shape != others.shape or np.abs(self.cell - other.cell).max() >= STEP_LIMIT:
-            return False
-        return bool(np.abs(ours - others).max() < STEP_LIMIT)
+NOT_CALM = Proceed(0)
+LONGEST_SILENCE = 0.25  # s until the broker hears of a step
 
 
 class LatticeClient:
@@ -108,9 +70,10 @@ class LatticeClient:
         self._link = link
         self._sequence = -1
         self._sends_errors = extras.has_errors
-        self._is_calm = False
+        self._calm = NOT_CALM
         self._last: Asked | None = None
-        self._unreported: tuple[Asked, Prediction] | None = None
+        self._unobserved: list[tuple[Asked, Prediction]] = []
+        self._told = monotonic()
         first = link.join()
         if not isinstance(first, NewModel):
             raise RunFailed(f"the broker began with a {type(first).__name__}, not with a model")
@@ -123,7 +86,7 @@ class LatticeClient:
     def evaluate(self, configuration: Configuration) -> Evaluation:
         """Energy, forces, virial and errors of one configuration.
 
-        They come once the broker agrees; or at once, if the step before was calm, and then the
+        They come once the broker agrees; or at once, if the steps before were calm, and then the
         broker hears of it in `report`.
 
         Raises
@@ -148,62 +111,98 @@ class LatticeClient:
         Where the broker expects nothing of this step, i-PI is answered first.
         """
         self.report()
-        asked = Asked(cell, positions, self._evaluator.place(cell, positions))
+        try:
+            asked = Asked(cell, positions, self._evaluator.place(cell, positions))
+        except AnharmError:
+            self.observe()  # what went before it
+            raise
         is_near = self._last is not None and asked.is_near(self._last)
         self._last = asked
-        if not (self._is_calm and is_near):
-            results = self._agree(asked)
+        if is_near and len(self._unobserved) < self._calm.calm_steps:
+            parts, results = [asked], [self._evaluator.predict(asked.placed, self._sends_errors)]
+            self._unobserved.append((asked, results[0]))
         else:
-            results = [self._evaluator.predict(asked.placed, self._sends_errors)]
-            self._unreported = asked, results[0]
-        parts = asked.parts if len(results) > 1 else [asked.placed]
-        answers = map(self._evaluator.evaluations, parts, results)
+            self.observe()
+            parts = asked.parts
+            results = self._agree(parts)
+        answers = (
+            self._evaluator.evaluations(part.placed, result)
+            for part, result in zip(parts, results, strict=True)
+        )
         return [evaluation for answer in answers for evaluation in answer]
 
     def report(self) -> None:
-        """Let the broker hear of what was answered before it had been observed.
+        """Evaluate the errors of a step that was answered without; tell the broker if it is time.
+
+        It is time after as many calm steps as the broker allows, and where a step stands out.
+        """
+        if not self._unobserved:
+            return
+        asked, result = self._unobserved[-1]
+        result = self._evaluator.with_errors(asked.placed, result)
+        self._unobserved[-1] = asked, result
+        if (
+            len(self._unobserved) >= self._calm.calm_steps
+            or result.error_statistics[:, 0].max() > self._calm.calm_error
+            or monotonic() - self._told > LONGEST_SILENCE
+        ):
+            self.observe()
+
+    def observe(self) -> None:
+        """Let the broker hear of all that was answered before it had been observed.
 
         Here, between two steps, a label is waited for if one is wanted after all.
         """
-        if self._unreported is None:
-            return
-        (asked, result), self._unreported = self._unreported, None
-        self._agree(asked, self._evaluator.with_errors(asked.placed, result))
+        unobserved, self._unobserved = self._unobserved, []
+        parts: list[Asked] = []
+        known: list[Prediction | None] = []
+        for asked, result in unobserved:
+            complete = self._evaluator.with_errors(asked.placed, result)
+            parts += asked.parts
+            known += [complete[part] for part in asked.ranges]
+        self._agree(parts, known)
 
-    def _agree(self, asked: Asked, known: Prediction | None = None) -> list[Prediction]:
+    def _agree(
+        self, parts: list[Asked], known: list[Prediction | None] | None = None
+    ) -> list[Prediction]:
         """Observe configurations until the broker agrees to all; the predictions of each part.
 
         While the broker looks at some of them, the next ones are evaluated; if a new model comes,
         it answers for all.
         """
-        first, agreed, count = self._sequence + 1, 0, len(asked.positions)
-        parts, digests = asked.parts, asked.digests
-        results = [None if known is None else known[part] for part in asked.ranges]
-        self._is_calm = True
+        results: list[Prediction | None] = known or [None] * len(parts)
+        starts = np.cumsum([0, *map(len, parts)]).tolist()
+        first, agreed, count = self._sequence + 1, 0, starts[-1]
         while agreed < count:
-            number, begin = divmod(agreed, TOGETHER)
-            result = results[number] or self._evaluator.predict(parts[number])
-            results[number] = result
-            self._link.tell(self._observations(result, begin, first + agreed, digests[agreed:]))
-            if number + 1 < len(parts) and results[number + 1] is None:
-                results[number + 1] = self._evaluator.predict(parts[number + 1])
+            number = bisect_right(starts, agreed) - 1
+            results[number] = results[number] or self._evaluator.predict(parts[number].placed)
+            end = _end_of_message(parts, results, number)
+            rows = slice(agreed - starts[number], None)
+            self._link.tell(
+                self._observations(parts[number:end], results[number:end], rows, first + agreed)
+            )
+            if end < len(parts) and results[end] is None:
+                results[end] = self._evaluator.predict(parts[end].placed)
             reply = self._link.receive()
             if isinstance(reply, SendConfiguration):
                 agreed = self._agreed(reply, first, count) - 1
+                number = bisect_right(starts, agreed) - 1
+                positions = parts[number].positions[agreed - starts[number]]
                 reply = self._link.ask(
                     ConfigurationSent.of(
-                        self._link.name, first + agreed, asked.cell, asked.positions[agreed]
+                        self._link.name, first + agreed, parts[number].cell, positions
                     )
                 )
             if isinstance(reply, Proceed):
                 agreed = self._agreed(reply, first, count)
                 self._sequence = first + agreed - 1
-                self._is_calm &= reply.calm
+                self._calm = reply
                 continue
             self._take_model(reply)
             results = [None] * len(parts)
+        self._told = monotonic()
         return [
-            result or self._evaluator.predict(part)  # a new model came after it
+            result or self._evaluator.predict(part.placed)  # a new model came after it
             for part, result in zip(parts, results, strict=True)
         ]
 
@@ -219,17 +218,24 @@ class LatticeClient:
         return agreed
 
     def _observations(
-        self, result: Prediction, begin: int, sequence: int, digests: list[bytes]
+        self,
+        parts: list[Asked],
+        results: list[Prediction | None],
+        rows: slice,
+        sequence: int,
     ) -> Observation | Observations:
-        """What the broker is told of a part's configurations from `begin` on."""
+        """What the broker is told of the chosen rows of parts that are observed together."""
         name, version = self._link.name, self._evaluator.version
-        errors, energies = result.error_statistics[begin:], result.energies[begin:]
+        known = [result for result in results if result is not None]
+        errors = np.concatenate([result.error_statistics for result in known])[rows]
+        energies = np.concatenate([result.energies for result in known])[rows]
+        digests = [digest for part in parts for digest in part.digests][rows]
         if len(energies) == 1:
             largest, mean, rms = errors[0].tolist()
             energy = float(energies[0])
             return Observation(name, sequence, digests[0], version, largest, mean, rms, energy)
         values = np.column_stack([errors, energies])
-        return Observations.of(name, sequence, version, digests[: len(values)], values)
+        return Observations.of(name, sequence, version, digests, values)
 
     def _take_model(self, message: Message) -> None:
         if not isinstance(message, NewModel):
@@ -242,6 +248,14 @@ class LatticeClient:
         """Compile before i-PI waits for the first answer."""
         ideal = np.zeros((1, self._evaluator.force_field.supercell.n_atoms, 3))
         self._evaluator.predict(Placed(ideal, None))
+
+
+def _end_of_message(parts: list[Asked], results: list[Prediction | None], begin: int) -> int:
+    """The part after those that are observed together: `begin`, and what is known after it."""
+    size, end = len(parts[begin]), begin + 1
+    while end < len(parts) and results[end] is not None and size + len(parts[end]) <= TOGETHER:
+        size, end = size + len(parts[end]), end + 1
+    return end
 
 
 def run_lattice_client(
@@ -296,7 +310,7 @@ def run_lattice_client(
             )
             connection = connect(engine_address, connection_limit)
             serve_engine(connection, client, engine_address, client.report)
-            client.report()
+            client.observe()
         failure = ""
     except RunEnded as ending:
         failure = ""

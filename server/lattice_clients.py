@@ -6,8 +6,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
-from anharm.server.decision import Decision
-from anharm.wire.messages import DIGEST_BYTES, BadMessage, Observation
+from anharm.server.decision import NOT_CALM, Calm, Decision
+from anharm.wire.messages import DIGEST_BYTES, BadMessage, Observation, Proceed
 
 LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
 LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
@@ -34,8 +34,8 @@ class LatticeClient:
         The decision for which it has been asked to send its configuration.
     sampled_step : int or None
         The step for whose configuration it has been asked, to be kept and not to be labelled.
-    calm : bool
-        Whether the step after the one that it observed last will hardly stand out.
+    calm : Calm
+        How far its dynamics may go on before it is observed again.
     waits_for : str
         What keeps its answer to i-PI back.
     label : int
@@ -53,10 +53,15 @@ class LatticeClient:
     may_repeat: bool = False
     wanted: Decision | None = None
     sampled_step: int | None = None
-    calm: bool = False
+    calm: Calm = NOT_CALM
     waits_for: Literal["", "model", "label"] = ""
     label: int = -1
     last_heard: float = 0.0
+
+    @property
+    def proceed(self) -> Proceed:
+        """The answer that lets its dynamics go on."""
+        return Proceed(self.last_sequence, self.calm.steps, self.calm.error)
 
 
 def labels_from_clients(n_labels: int, are_initial: bool, n_clients: int) -> str:

@@ -40,15 +40,10 @@ def handle_together(
         again = [n for n, one in enumerate(observations) if one.configuration == last]
         observations = observations[again[0] if again else 0 :]
     replies: list[Reply] = []
-    all_calm = True
     for observation in observations:
         replies = broker.handle(address, observation, now)
-        all_calm &= client is not None and client.calm
         match replies:
             case [(_, Proceed(sequence=observation.sequence))]:
-                replies = [(address, Proceed(observation.sequence, all_calm))]
-            case _:
-                break
-    if client is not None:
-        client.calm = all_calm  # also for a configuration of these that is to be sampled
+                continue
+        break
     return replies

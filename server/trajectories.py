@@ -6,7 +6,7 @@ import numpy as np
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
-from anharm.server.decision import Decision, TrajectoryState, decide, is_calm, refitted
+from anharm.server.decision import Calm, Decision, TrajectoryState, calm_after, decide, refitted
 from anharm.server.decision import Observation as DecisionInput
 from anharm.server.lattice_clients import LatticeClient
 from anharm.server.record import Record
@@ -79,9 +79,9 @@ class Trajectories:
         self.last_configurations[name] = message.configuration
         return decision
 
-    def is_calm(self, decision: Decision) -> bool:
-        """Whether the next step of a trajectory will hardly stand out."""
-        return is_calm(self.states[decision.trajectory], decision, self._settings)
+    def calm_after(self, decision: Decision) -> Calm:
+        """How far the trajectory may go on before it is observed again."""
+        return calm_after(self.states[decision.trajectory], decision, self._settings)
 
     def refitted(self) -> None:
         """Note that a new model drives them all."""

@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
 LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms are 24 MB
 DIGEST_BYTES = 8
@@ -60,7 +60,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Observations:
-    """Observations of consecutive sequence numbers, by one model: the beads of a batch.
+    """Observations of consecutive sequence numbers, by one model: beads of a batch, or calm steps.
 
     They count as if each had come after the answer to the one before it. Answered is the first
     that may not simply proceed, and nothing after it is looked at; or else the last.
@@ -184,11 +184,13 @@ class StatusRequest:
 class Proceed:
     """The evaluation may be answered to i-PI as it is.
 
-    When `calm`, the next one may be answered before it is observed: it will hardly stand out.
+    The next `calm_steps` evaluations, or batches of them, may be answered before they are observed
+    together; but the broker wants to hear at once of an error above `calm_error` (eV/Angstrom).
     """
 
     sequence: int
-    calm: bool = False
+    calm_steps: int = 0
+    calm_error: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from ase.build import bulk
 
 from anharm.clients.lattice import LatticeClient
+from anharm.errors import AnharmError
 from anharm.extras import ExtrasChoice
 from anharm.model import BayesianModel, Crystal, ForceField, Supercell, build_expansion
 from anharm.model.regression import Posterior
@@ -22,6 +23,8 @@ from anharm.wire.messages import (
     Observations,
     Proceed,
     SendConfiguration,
+    digest_of,
+    unpack_vectors,
 )
 
 MATRIX = 2 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
@@ -41,9 +44,10 @@ class Script:
 
     name = "script"
 
-    def __init__(self, *relabelled: int, calm: bool = False) -> None:
+    def __init__(self, *relabelled: int, calm_steps: int = 0) -> None:
         self.heard: list[Message] = []
-        self.calm = calm
+        self.calm_steps = calm_steps
+        self.calm_error = 1e9
         self.relabelled = relabelled  # sequence number for model 1, for model 2 and so on
 
     def join(self) -> Message:
@@ -66,7 +70,7 @@ class Script:
         for observation in together:
             if (observation.model_version, observation.sequence) in enumerate(self.relabelled, 1):
                 return SendConfiguration(observation.sequence)
-        return Proceed(observation.sequence, self.calm)
+        return Proceed(observation.sequence, self.calm_steps, self.calm_error)
 
     def seen(self) -> list[tuple[str, int, int]]:
         """What was heard: kind, first and last sequence number."""
@@ -174,7 +178,7 @@ def test_after_a_calm_step_i_pi_is_answered_before_the_broker_hears_of_the_step(
     extras: ExtrasChoice,
 ) -> None:
     supercell, positions = beads(3)
-    script = Script(calm=True)
+    script = Script(calm_steps=1)
     client = LatticeClient(script, MATRIX, None, extras=extras)
     cells = np.repeat(supercell.lattice[None], 3, axis=0)
     client.evaluate_batch(Batch(cells, positions, 3))
@@ -197,20 +201,110 @@ def test_after_a_calm_step_i_pi_is_answered_before_the_broker_hears_of_the_step(
         assert sent == (pytest.approx(largest, rel=1e-4) if extras.has_errors else None)
 
 
-def test_what_was_answered_first_is_observed_before_anything_else_is_evaluated() -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, calm steps are observed together."""
+    monkeypatch.setattr("anharm.clients.lattice.LONGEST_SILENCE", 1e9)
+
+
+def calm_client(script: Script) -> tuple[LatticeClient, Configuration]:
     supercell, positions = beads(1)
-    script = Script(calm=True)
     client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
-    configuration = Configuration(supercell.lattice, positions[0])
+    return client, Configuration(supercell.lattice, positions[0])
+
+
+@pytest.mark.usefixtures("patient")
+def test_calm_steps_are_observed_together_and_what_is_left_at_the_end() -> None:
+    script = Script(calm_steps=3)
+    client, configuration = calm_client(script)
+    for _ in range(9):
+        client.evaluate(configuration)
+    client.report()
+    expected = [("Observation", 0, 0), ("Observations", 1, 3), ("Observations", 4, 6)]
+    assert script.seen() == expected
+    client.observe()
+    client.observe()
+    assert script.seen() == [*expected, ("Observations", 7, 8)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_calm_step_of_a_large_error_is_observed_at_once() -> None:
+    script = Script(calm_steps=8)
+    script.calm_error = 0.0
+    client, configuration = calm_client(script)
+    for _ in range(4):
+        client.evaluate(configuration)
+    client.report()
+    assert script.seen() == [("Observation", step, step) for step in range(4)]
+
+
+def test_no_step_is_kept_from_the_broker_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anharm.clients.lattice.LONGEST_SILENCE", -1.0)
+    script = Script(calm_steps=8)
+    client, configuration = calm_client(script)
     for step in range(4):
         client.evaluate(configuration)
-        assert len(script.heard) == max(step, 1)
+        client.report()
+        assert script.seen()[-1] == ("Observation", step, step)
+
+
+@pytest.mark.usefixtures("patient")
+def test_calm_steps_in_cells_that_differ_are_observed_together() -> None:
+    script = Script(calm_steps=8)
+    client, configuration = calm_client(script)
+    cells = [configuration.cell * (1 + 1e-4 * step) for step in range(4)]
+    for step, cell in enumerate(cells):
+        client.evaluate(Configuration(cell, configuration.positions * (1 + 1e-4 * step)))
+    client.observe()
+    assert script.seen() == [("Observation", 0, 0), ("Observations", 1, 3)]
+    digests = [one.configuration for one in script.heard[-1].one_by_one()]
+    positions = configuration.positions
+    assert digests == [
+        digest_of(cell, positions * (1 + 1e-4 * step)) for step, cell in enumerate(cells) if step
+    ]
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_was_answered_before_an_atom_was_lost_is_observed() -> None:
+    script = Script(calm_steps=8)
+    client, configuration = calm_client(script)
+    client.evaluate(configuration)
+    client.evaluate(configuration)
+    lost = configuration.positions.copy()
+    lost[3] += 3.0
+    with pytest.raises(AnharmError):
+        client.evaluate(Configuration(configuration.cell, lost))
+    assert script.seen() == [("Observation", 0, 0), ("Observation", 1, 1)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_label_wanted_among_calm_steps_is_of_that_step_and_answers_for_those_after_it() -> None:
+    script = Script(2, calm_steps=4)
+    client, configuration = calm_client(script)
+    moved = [configuration.positions + 0.001 * step for step in range(6)]
+    for positions in moved[:5]:
+        client.evaluate(Configuration(configuration.cell, positions))
+    client.report()
+    assert script.seen() == [
+        ("Observation", 0, 0),
+        ("Observations", 1, 4),
+        ("ConfigurationSent", 2, 2),
+        ("Observation", 2, 2),
+        ("Observation", 3, 3),
+        ("Observation", 4, 4),
+    ]
+    sent = script.heard[2]
+    assert isinstance(sent, ConfigurationSent)
+    np.testing.assert_array_equal(unpack_vectors(sent.positions, len(moved[2])), moved[2])
+    assert all(one.model_version == 2 for one in script.heard[3:])
+    answer = client.evaluate(Configuration(configuration.cell, moved[5]))
+    assert answer.extras == '{"model_version": 2}'
 
 
 def test_a_jump_is_decided_on_before_it_is_answered() -> None:
     """Exchanged replicas and line searches jump; the error may have jumped, too."""
     supercell, positions = beads(3)
-    script = Script(calm=True)
+    script = Script(calm_steps=1)
     client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
     for index, one in enumerate(positions):
         client.evaluate(Configuration(supercell.lattice, one))
@@ -219,7 +313,7 @@ def test_a_jump_is_decided_on_before_it_is_answered() -> None:
 
 def test_a_cell_that_jumps_is_decided_on_before_it_is_answered() -> None:
     supercell, positions = beads(1)
-    script = Script(calm=True)
+    script = Script(calm_steps=1)
     client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
     for index, scale in enumerate((1.0, 1.02, 0.99)):
         client.evaluate(Configuration(scale * supercell.lattice, scale * positions[0]))
@@ -230,7 +324,7 @@ def test_a_cell_that_jumps_is_decided_on_before_it_is_answered() -> None:
 
 def test_a_step_that_stands_out_after_all_is_labelled_and_the_next_has_the_new_model() -> None:
     supercell, positions = beads(1)
-    script = Script(1, calm=True)
+    script = Script(1, calm_steps=1)
     client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
     configuration = Configuration(supercell.lattice, positions[0])
     versions = [client.evaluate(configuration).extras for _ in range(3)]
