@@ -253,13 +253,14 @@ class Record(ObservationRecord, ConfigurationRecord, ModelRecord):
         rows = self._database.rows("SELECT * FROM requests ORDER BY id")
         return [request_from_row(row) for row in rows]
 
-    def last_requested_steps(self) -> dict[str, int]:
-        """Return the last step of each trajectory for which a label was asked for."""
-        rows = self._database.rows(
-            "SELECT trajectory, MAX(step) AS step FROM requests "
-            "WHERE trajectory IS NOT NULL GROUP BY trajectory"
-        )
-        return {row["trajectory"]: row["step"] for row in rows}
+    def requested_steps(self) -> dict[str, list[int]]:
+        """Return the steps of each trajectory for which labels were asked for, ascending."""
+        found: dict[str, list[int]] = {}
+        for row in self._database.rows(
+            "SELECT trajectory, step FROM requests WHERE trajectory IS NOT NULL ORDER BY step"
+        ):
+            found.setdefault(row["trajectory"], []).append(row["step"])
+        return found
 
     def pending_requests(self) -> list[Request]:
         """Return the requests without a final answer, oldest first, for a resumed run."""

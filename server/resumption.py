@@ -49,19 +49,24 @@ def restore_states(
         content["errors"] = errors_of_steps(last_errors, end, n, settings.bead_reduction)
         content["bead_errors"] = last_errors[len(last_errors) - 1 - (end - 1) % n :].tolist()
         states[name] = TrajectoryState.from_dict(content)
-    labelled = record.last_requested_steps()
+    requested = record.requested_steps()
     entries = record.unfolded()
-    last_numbers = {entry.trajectory: entry.number for entry in entries}
+    next_steps: dict[int, int | None] = {}
+    later: dict[str, int] = {}
+    for entry in reversed(entries):
+        next_steps[entry.number] = later.get(entry.trajectory)
+        later[entry.trajectory] = entry.step
     for entry in entries:
         name = entry.trajectory
+        before = states.get(name) or TrajectoryState(name, beads=beads.of(name))
         seen = Observation(entry.step, entry.maximum, entry.model_version)
-        after, decision = decide(
-            states.get(name) or TrajectoryState(name, beads=beads.of(name)), seen, settings
-        )
-        is_last = entry.number == last_numbers[name]
-        if is_last and decision.label and labelled.get(name) != entry.step:
-            continue  # killed before the label was asked for: the step will come again
+        after, decision = decide(before, seen, settings)
+        is_unasked = decision.label and entry.step not in requested.get(name, ())
+        if is_unasked and next_steps[entry.number] in (None, entry.step):
+            continue  # killed before the label was asked for: the step will come again, or did
         states[name], configurations[name] = after, entry.configuration
     for name, state in states.items():
-        states[name] = replace(state, last_label_step=labelled.get(name))
+        steps = requested.get(name, [])
+        last_label_step = steps[-1] if steps else None
+        states[name] = replace(state, last_label_step=last_label_step, requests=len(steps))
     return states, configurations

@@ -165,7 +165,7 @@ def test_training_takes_over_what_was_harvested(desk):
     desk.decide(1, step=22)
     assert desk.learner.n_labels == 2
     assert [r.attempts for r in desk.record.requests()] == [1, 1]
-    assert desk.record.last_requested_steps() == {"trajectory": 22}
+    assert desk.record.requested_steps() == {"trajectory": [11, 22]}
 
 
 def test_a_relay_shares_what_training_waits_for(desk):
