@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,15 +51,18 @@ class LatticePES(Dummy_driver):
 
         An error ends i-PI with one sentence, after it has written its RESTART.
         """
-        with _ending_the_engine():
+        try:
             evaluation = self._client.evaluate(protocol.configuration_of(cell, pos))
             return (*protocol.in_atomic_units(evaluation), evaluation.extras)
+        except Exception as error:
+            _end_the_engine(error)
+            raise
 
     def compute(self, cell: Any, pos: Any) -> Answer | list[Answer]:
         """The same of one structure, or of each in two lists."""
         if not isinstance(cell, list):
             return self.compute_structure(cell, pos)
-        with _ending_the_engine():
+        try:
             batch = protocol.batch_of(np.array(cell), np.array(pos))
             evaluations = self._client.evaluate_batch(batch)
             # No array twice: i-PI writes into them.
@@ -69,6 +70,9 @@ class LatticePES(Dummy_driver):
             last = len(evaluations) - 1
             extras = [evaluations[min(index, last)].extras for index in range(batch.size)]
             return [(*answer, extra) for answer, extra in zip(answers, extras, strict=True)]
+        except Exception as error:
+            _end_the_engine(error)
+            raise
 
 
 def _served(parameters: dict[str, Any]) -> ServedModel:
@@ -104,25 +108,20 @@ def _positive(parameters: dict[str, Any], name: str, kind: type[int] | type[floa
     return value
 
 
-@contextmanager
-def _ending_the_engine() -> Iterator[None]:
-    """On an error, let i-PI write its RESTART and end, whichever of its threads this is.
+def _end_the_engine(error: Exception) -> None:
+    """Let i-PI write its RESTART and end, whichever of its threads this is.
 
     By itself, i-PI would end without RESTART, or wait for ever if its force fields have threads
     of their own. In another program than i-PI's command, the error goes to the caller.
     """
-    try:
-        yield
-    except Exception as error:
-        if not softexit.hard_exit:
-            raise
-        if not isinstance(error, AnharmError):
-            traceback.print_exc()
-        sentence = f"anharm: {error}"
-        print(sentence, file=sys.stderr, flush=True)  # noqa: T201
-        softexit.register_function(_leave)  # the last of all: i-PI has saved its state by then
-        softexit.trigger("bad", sentence)
-        raise
+    if not softexit.hard_exit:
+        return
+    if not isinstance(error, AnharmError):
+        traceback.print_exception(error)
+    sentence = f"anharm: {error}"
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
+    softexit.register_function(_leave)  # the last of all: i-PI has saved its state by then
+    softexit.trigger("bad", sentence)
 
 
 def _leave() -> NoReturn:

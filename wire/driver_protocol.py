@@ -365,5 +365,6 @@ def _check_answer(energy: float, forces: np.ndarray, virial: np.ndarray) -> None
             f"an evaluation has forces of shape {forces.shape} and a virial of shape "
             f"{virial.shape}, expected (N, 3) and (3, 3)"
         )
-    if not isfinite(energy + float(forces.sum()) + float(virial.sum())):
+    total = np.add.reduce(forces, axis=None) + np.add.reduce(virial, axis=None)
+    if not isfinite(energy + float(total)):
         raise RunFailed("an evaluation holds numbers that are not finite; nothing was sent")
