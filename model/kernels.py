@@ -221,14 +221,17 @@ def _complete_virials(displacements: FloatArray, forces: FloatArray, virials: Fl
     """Add what the displacements contribute, and take the symmetric part."""
     n_atoms, _, n_configurations = displacements.shape
     for output in range(len(virials)):
-        for row in range(9):
-            axis, other = divmod(row, 3)
-            for configuration in range(n_configurations):
-                total = virials[output, row, configuration]
+        for configuration in range(n_configurations):
+            for axis in range(3):
+                x = y = z = 0.0  # three sums at a time, else each addition waits for the last
                 for atom in range(n_atoms):
                     force = forces[output, atom, axis, configuration]
-                    total += force * displacements[atom, other, configuration]
-                virials[output, row, configuration] = total
+                    x += force * displacements[atom, 0, configuration]
+                    y += force * displacements[atom, 1, configuration]
+                    z += force * displacements[atom, 2, configuration]
+                virials[output, axis * 3, configuration] += x
+                virials[output, axis * 3 + 1, configuration] += y
+                virials[output, axis * 3 + 2, configuration] += z
         for axis in range(3):
             for other in range(axis):
                 for configuration in range(n_configurations):
