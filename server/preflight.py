@@ -16,6 +16,7 @@ from anharm.configuration import RunConfiguration
 from anharm.configuration_values import is_local
 from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.cluster_blocks import import_parsl
+from anharm.server.engine_check import check_i_pi_reads
 from anharm.server.engine_consistency import check_consistency, read_dft_input
 from anharm.server.engine_end import STOP_FILE, remove_stop_file
 from anharm.server.engine_restart import (
@@ -105,6 +106,9 @@ def prepare(configuration: RunConfiguration) -> Preparation:
         () if reference.cluster is not None else reference_commands(configuration),
     )
     logger.debug("i-PI is %s", preparation.engine_executable)
+    if preparation.survives_clients:  # the i-PI of this Python reads them
+        for run in engines:
+            check_i_pi_reads(run.engine.path)
     return preparation
 
 

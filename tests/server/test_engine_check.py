@@ -1,0 +1,34 @@
+"""What i-PI would not understand is found before any label is computed."""
+
+from pathlib import Path
+
+import pytest
+
+from anharm.errors import ConfigurationError
+from anharm.server.engine_check import check_i_pi_reads
+
+INPUTS = Path(__file__).parents[2] / "inputs"
+
+
+@pytest.mark.parametrize("path", sorted(INPUTS.glob("*/*.xml")), ids=lambda path: path.stem)
+def test_i_pi_reads_the_inputs_of_this_repository(path: Path) -> None:
+    check_i_pi_reads(path)
+
+
+MISTAKES = {
+    "wrong element": ("timestep", "timestepp", "Tag name 'timestepp' is not a recognized property"),
+    "wrong attribute": ("stride='100'", "strid='100'", "checkpoint: Attribute name 'strid' is not"),
+    "wrong number": ("stride='10' format", "stride='ten' format", "trajectory: invalid literal"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_i_pi_does_not_understand_is_said_in_its_words(tmp_path: Path, name: str) -> None:
+    old, new, words = MISTAKES[name]
+    text = (INPUTS / "si" / "input.xml").read_text()
+    assert old in text
+    path = tmp_path / "input.xml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ConfigurationError, match=r"input\.xml: i-PI cannot read") as caught:
+        check_i_pi_reads(path)
+    assert words in str(caught.value)
