@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Literal
 
 from anharm.configuration import RunConfiguration
@@ -15,7 +14,7 @@ from anharm.errors import AnharmError
 from anharm.server.beads import BeadCounts
 from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence_judge import ConvergenceJudge
-from anharm.server.decision import Calm, Decision
+from anharm.server.decision import NOT_CALM, Calm, Decision
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
@@ -192,7 +191,9 @@ class Broker:
         if self.trajectories.number(client, message.sequence):
             self.judge.count(client.trajectory)
         decision = self.trajectories.decide(client, message, self.labels.n_taken)
-        client.calm = self._calm_after(decision)
+        client.calm = self.trajectories.calm_after(decision, self.clients.values())
+        if client.calm == NOT_CALM and not self.synchronous:
+            client.calm = Calm(steps=1)
         self.judge.observe(message.model_version, client.step, message.force_std_max)
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
         if is_spent and self.phase != "converged":
@@ -207,15 +208,6 @@ class Broker:
             client.sampled_step = client.step
             return [(client.address, SendConfiguration(message.sequence))]
         return [(client.address, client.proceed), *ending]
-
-    def _calm_after(self, decision: Decision) -> Calm:
-        """How far the dynamics may go on unobserved: one step, where others share a trajectory."""
-        calm = self.trajectories.calm_after(decision)
-        if calm.steps > 1:
-            names = [client.trajectory for client in self.clients.values()]
-            if names.count(decision.trajectory) > 1:
-                return replace(calm, steps=1)
-        return Calm(1) if calm.steps == 0 and not self.synchronous else calm
 
     def _resumes_training(self, decision: Decision) -> bool:
         """Whether a step after convergence stands out, and training goes on because of it."""

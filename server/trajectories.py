@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 
 from anharm.configuration import TrainingSection
@@ -79,9 +82,12 @@ class Trajectories:
         self.last_configurations[name] = message.configuration
         return decision
 
-    def calm_after(self, decision: Decision) -> Calm:
-        """How far the trajectory may go on before it is observed again."""
-        return calm_after(self.states[decision.trajectory], decision, self._settings)
+    def calm_after(self, decision: Decision, clients: Collection[LatticeClient]) -> Calm:
+        """How far a trajectory may go on unobserved: one step at most, where clients share it."""
+        calm = calm_after(self.states[decision.trajectory], decision, self._settings)
+        if calm.steps > 1 and [c.trajectory for c in clients].count(decision.trajectory) > 1:
+            return replace(calm, steps=1)
+        return calm
 
     def refitted(self) -> None:
         """Note that a new model drives them all."""

@@ -1,0 +1,25 @@
+"""Clients that share a trajectory, and how far it may go on unobserved."""
+
+from pathlib import Path
+
+from anharm.configuration import TrainingSection
+from anharm.server.beads import BeadCounts
+from anharm.server.lattice_clients import LatticeClient
+from anharm.server.record import Record
+from anharm.server.trajectories import Trajectories
+from anharm.wire.messages import Observation
+
+TRAINING = TrainingSection(window=20, minimum_interval=5, audit_interval=0)
+
+
+def test_steps_of_clients_that_share_a_trajectory_are_observed_one_by_one(tmp_path: Path) -> None:
+    """Their numbers are the order in which the broker hears of them."""
+    trajectories = Trajectories(Record.open(tmp_path, create=True), TRAINING, BeadCounts({}))
+    one, other = LatticeClient("1", b"1", "a"), LatticeClient("2", b"2", "a")
+    elsewhere = LatticeClient("3", b"3", "b")
+    for sequence in range(10):
+        message = Observation("1", sequence, b"%8d" % sequence, 1, 0.01, 0.01, 0.01, 0.0)
+        trajectories.number(one, sequence)
+        decision = trajectories.decide(one, message, 0)
+    assert trajectories.calm_after(decision, [one, elsewhere]).steps == 8
+    assert trajectories.calm_after(decision, [one, other]).steps == 1
