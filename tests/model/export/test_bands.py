@@ -107,5 +107,5 @@ def test_bands_are_written_as_a_picture_or_a_table(springs: BayesianModel, tmp_p
     columns = np.genfromtxt(table, delimiter=",", names=True)
     assert (columns["lower_3"][1:-1] <= columns["upper_3"][1:-1]).all()
     assert f"to {columns['mean_3'].max():.3f} THz" in summary
-    with pytest.raises(ConfigurationError, match=r"\.csv for a table"):
+    with pytest.raises(ConfigurationError, match=r"end its name in \.pdf, .*\.csv$"):
         phonons(file, tmp_path / "bands.doc", PhononsRequest())
