@@ -2,7 +2,7 @@
 
 import io
 import re
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 from ipi.inputs.simulation import InputSimulation
@@ -22,7 +22,11 @@ def check_i_pi_reads(path: Path) -> None:
         In the words of i-PI: an element, an attribute or a number that it does not understand.
     """
     try:
-        with redirect_stdout(io.StringIO()) as printed, open(path, encoding="utf-8") as file:
+        with (
+            redirect_stdout(io.StringIO()) as printed,
+            open(path, encoding="utf-8") as file,
+            chdir(path.parent),  # some elements name a file of numbers, which is read at once
+        ):
             InputSimulation().parse(xml_parse_file(file).fields[0][1])
     except Exception as error:  # its parsers raise almost any kind of exception
         where = re.sub(r" from <[^>]*>", ":", printed.getvalue())  # an address in its memory

@@ -32,3 +32,19 @@ def test_what_i_pi_does_not_understand_is_said_in_its_words(tmp_path: Path, name
     with pytest.raises(ConfigurationError, match=r"input\.xml: i-PI cannot read") as caught:
         check_i_pi_reads(path)
     assert words in str(caught.value)
+
+
+def test_files_that_an_input_names_are_read_from_its_own_folder(tmp_path: Path) -> None:
+    """As they are where i-PI runs; wherever this process is."""
+    text = (INPUTS / "si" / "input.xml").read_text()
+    old = "<thermostat mode='langevin'><tau units='femtosecond'> 100 </tau></thermostat>"
+    new = "<thermostat mode='gle'><A shape='(1,1)' mode='file'> drift.dat </A></thermostat>"
+    assert old in text
+    path = tmp_path / "input.xml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ConfigurationError, match=r"drift\.dat not found"):
+        check_i_pi_reads(path)
+    (tmp_path / "drift.dat").write_text("0.001\n")
+    here = Path.cwd()
+    check_i_pi_reads(path)
+    assert Path.cwd() == here
