@@ -14,7 +14,7 @@ import pytest
 
 from anharm.configuration import load_configuration
 from anharm.server.beads import BeadCounts
-from anharm.server.decision import LONGEST_CALM
+from anharm.server.decision import LONGEST_CALM, Observation, decide
 from anharm.server.record_schema import content_hash
 from anharm.server.resumption import restore_states
 
@@ -50,6 +50,10 @@ def expect_whole(job, calculations=None):
     steps = np.concatenate([chunk.steps for chunk in chunks])
     errors = np.concatenate([chunk.maximum for chunk in chunks]).astype(float)
     assert steps.tolist() == list(range(len(steps)))  # without gap, without repetition
+    if state.steps == len(steps) - 1:  # killed before the label of the last step was asked for:
+        seen = Observation(int(steps[-1]), float(errors[-1]), state.model_version)
+        assert decide(state, seen, settings)[1].label
+        steps, errors = steps[:-1], errors[:-1]  # it comes again
     assert state.last_step == steps[-1] and state.steps == len(steps)
     if beads.of(name) == 1:
         np.testing.assert_array_equal(state.errors, errors[-settings.window :])
