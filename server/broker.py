@@ -12,9 +12,10 @@ from typing import Literal
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.server.beads import BeadCounts
+from anharm.server.calm import NOT_CALM, Calm
 from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence_judge import ConvergenceJudge
-from anharm.server.decision import NOT_CALM, Calm, Decision
+from anharm.server.decision import Decision
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
@@ -24,7 +25,7 @@ from anharm.server.lattice_clients import (
     budget_spent,
     check_numbers,
     labels_from_clients,
-    too_many,
+    refusal,
 )
 from anharm.server.learner import Learner
 from anharm.server.record import Record, SampledConfiguration
@@ -33,7 +34,6 @@ from anharm.server.relays import Relays
 from anharm.server.status import status_of, watched_status
 from anharm.server.trajectories import Trajectories
 from anharm.wire.messages import (
-    PROTOCOL_VERSION,
     Alive,
     BadMessage,
     ConfigurationSent,
@@ -152,20 +152,13 @@ class Broker:
         return []
 
     def _welcome(self, address: bytes, message: Hello) -> list[Reply]:
-        if message.protocol != PROTOCOL_VERSION:
-            failure = (
-                f"the lattice client speaks protocol version {message.protocol}, the broker "
-                f"{PROTOCOL_VERSION}: install the same version of anharm on both sides"
-            )
-            return [(address, Stop("", failure))]
         if self.phase == "stopped":
             return [(address, Stop("the run has ended", self.failure))]
         if message.client in self.clients:
             raise BadMessage("a Hello in the name of a client that is there")
         if any(client.address == address for client in self.clients.values()):
             raise BadMessage("a second Hello of a client")
-        names = self.trajectories.states.keys() | {c.trajectory for c in self.clients.values()}
-        failure = too_many(len(self.clients), names, message.trajectory)
+        failure = refusal(message, self.clients, self.trajectories.states.keys())
         if failure:
             return [(address, Stop("", failure))]
         client = LatticeClient(message.client, address, message.trajectory, last_heard=self._now)

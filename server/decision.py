@@ -27,16 +27,12 @@ one bead in `audit_interval` steps. Everywhere else below, a step is an evaluati
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import isfinite
-from sys import float_info
 from typing import Any, Literal
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import reduced
 from anharm.server.error_window import ErrorWindow
 from anharm.server.thresholds import AdaptiveHistory, threshold_of
-
-CALM = 0.8  # of the threshold
-LONGEST_CALM = 8  # steps
 
 Rule = Literal[
     "already-labelled",
@@ -299,55 +295,6 @@ def is_audit_step(settings: TrainingSection, trajectory: str, step: int, beads: 
     key = f"{settings.seed}/{step}/{trajectory}".encode()
     number = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
     return number * settings.audit_interval * beads < 2**64
-
-
-@dataclass(frozen=True)
-class Calm:
-    """How far the dynamics may go on before it is observed again.
-
-    Attributes
-    ----------
-    steps : int
-        Steps that may be answered first, and observed together.
-    error : float
-        A step whose error is larger is to be observed at once, eV/Angstrom.
-    """
-
-    steps: int = 0
-    error: float = 0.0
-
-
-NOT_CALM = Calm()
-
-
-def calm_after(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> Calm:
-    """Return how calm the steps after one that was just decided on will be.
-
-    Errors follow the positions, which a step of dynamics changes little: where the error is well
-    below whatever it is compared with, that of the next step is below, too. In a path integral
-    this is asked of all beads of the step. The calm ends with the next audit.
-    """
-    limit = _limit(state, decision, settings)
-    if max(decision.value, *state.bead_errors, 0.0) >= CALM * limit:
-        return NOT_CALM
-    steps = 1
-    while (
-        state.beads == 1
-        and steps < LONGEST_CALM
-        and not is_audit_step(settings, state.trajectory, decision.step + steps)
-    ):
-        steps += 1
-    return Calm(steps, CALM * limit)
-
-
-def _limit(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> float:
-    """Return the smallest error of a step to be labelled; 0 where it is not known yet."""
-    if settings.rule == "none":
-        return float_info.max
-    threshold = threshold_of(settings, state.adaptive, decision.mean, decision.count)
-    if threshold is None:
-        return 0.0
-    return threshold if settings.maximum is None else min(threshold, settings.maximum)
 
 
 def refitted(state: TrajectoryState) -> TrajectoryState:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from anharm.server.decision import NOT_CALM, Calm, Decision
-from anharm.wire.messages import DIGEST_BYTES, BadMessage, Observation, Proceed
+from anharm.server.calm import NOT_CALM, Calm
+from anharm.server.decision import Decision
+from anharm.wire.messages import (
+    DIGEST_BYTES,
+    PROTOCOL_VERSION,
+    BadMessage,
+    Hello,
+    Observation,
+    Proceed,
+)
 
 LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
 LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
@@ -86,13 +94,28 @@ def check_numbers(message: Observation) -> None:
         raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
 
 
-def too_many(n_clients: int, trajectories: Set[str], trajectory: str) -> str:
-    """Say why one more client, for one of the trajectories or a new one, is too much; or ""."""
-    n_more = len(trajectories | {trajectory})
-    if n_clients < LARGEST_NUMBER_OF_CLIENTS and n_more <= LARGEST_NUMBER_OF_CLIENTS:
+def refusal(hello: Hello, clients: Mapping[str, LatticeClient], trajectories: Set[str]) -> str:
+    """Say why a client may not join those that are there; or "".
+
+    Parameters
+    ----------
+    hello : Hello
+    clients : mapping of LatticeClient
+        By name.
+    trajectories : set of str
+        Those with steps; each client's own counts as well.
+    """
+    if hello.protocol != PROTOCOL_VERSION:
+        return (
+            f"the lattice client speaks protocol version {hello.protocol}, the broker "
+            f"{PROTOCOL_VERSION}: install the same version of anharm on both sides"
+        )
+    known = trajectories | {client.trajectory for client in clients.values()}
+    n_more = len(known | {hello.trajectory})
+    if len(clients) < LARGEST_NUMBER_OF_CLIENTS and n_more <= LARGEST_NUMBER_OF_CLIENTS:
         return ""
     return (
-        f"the broker serves {n_clients} lattice clients and has {len(trajectories)} trajectories; "
+        f"the broker serves {len(clients)} lattice clients and has {len(known)} trajectories; "
         f"{LARGEST_NUMBER_OF_CLIENTS} are the most allowed"
     )
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
-from anharm.server.decision import Calm, Decision, TrajectoryState, calm_after, decide, refitted
+from anharm.server.calm import Calm, calm_after
+from anharm.server.decision import Decision, TrajectoryState, decide, refitted
 from anharm.server.decision import Observation as DecisionInput
 from anharm.server.lattice_clients import LatticeClient
 from anharm.server.record import Record

@@ -15,7 +15,6 @@ from anharm.server.decision import (
     Decision,
     Observation,
     TrajectoryState,
-    calm_after,
     decide,
     is_audit_step,
     refitted,
@@ -200,52 +199,3 @@ def test_a_decision_costs_next_to_nothing() -> None:
             state, _ = decide(state, Observation(step, 0.01, 0), training)
         best = min(best, (time.perf_counter() - start) / 100)
     assert best < 100e-6, f"{best * 1e6:.1f} microseconds"  # about 6 on an idle core
-
-
-@given(
-    errors_of_a_trajectory,
-    st.floats(min_value=1.5, max_value=5),
-    st.none() | st.floats(min_value=1e-3, max_value=1),
-    st.integers(1, 20),
-)
-def test_after_a_calm_step_one_of_a_similar_error_is_not_labelled(
-    errors: list[float], factor: float, maximum: float | None, interval: int
-) -> None:
-    training = settings(factor=factor, maximum=maximum, minimum_interval=interval)
-    state, decisions = replay(errors, training)
-    if calm_after(state, decisions[-1], training).steps:
-        # a tenth more; the average, with the calm step in it now, may have moved towards it
-        error = 1.1 * decisions[-1].value
-        _, following = decide(state, Observation(len(errors), error, 0), training)
-        assert not following.label
-
-
-def test_nothing_is_calm_before_the_average_is_known_or_near_the_threshold() -> None:
-    training = settings()
-    for errors, expected in (
-        ([0.01] * 4, False),
-        ([0.01] * 9, True),
-        ([0.01] * 9 + [0.025], False),
-    ):
-        state, decisions = replay(errors, training)
-        assert bool(calm_after(state, decisions[-1], training).steps) == expected
-    assert calm_after(state, decisions[-1], TrainingSection(rule="none")).steps
-
-
-@given(st.integers(1, 30), st.integers(0, 5), st.integers(9, 60))
-def test_the_calm_ends_with_the_next_audit(interval: int, seed: int, count: int) -> None:
-    training = settings(audit_interval=interval, seed=seed)
-    state, decisions = replay([0.01] * count, training)
-    calm = calm_after(state, decisions[-1], training)
-    audits = [is_audit_step(training, state.trajectory, count - 1 + n) for n in range(1, 9)]
-    assert calm.steps == (audits.index(True) + 1 if any(audits) else 8)
-    assert calm.error == pytest.approx(0.8 * training.factor * 0.01)
-
-
-def test_a_path_integral_is_calm_when_all_beads_of_the_step_are_and_for_one_step() -> None:
-    training = settings()
-    for bead, steps in ((0.01, 1), (0.025, 0)):
-        state = TrajectoryState("t", beads=2)
-        for step, error in enumerate([0.01] * 20 + [bead, 0.01]):
-            state, decision = decide(state, Observation(step, error, 0), training)
-        assert calm_after(state, decision, training).steps == steps

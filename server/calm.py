@@ -1,0 +1,64 @@
+"""How long the dynamics may go on before it is observed again: far from any threshold, for a while.
+
+Errors follow the positions, which a step of dynamics changes little. Where the error is well below
+whatever it is compared with, i-PI is therefore answered first, and the uncertainty broker hears of
+several steps together.
+"""
+
+from dataclasses import dataclass
+from sys import float_info
+
+from anharm.configuration import TrainingSection
+from anharm.server.decision import Decision, TrajectoryState, is_audit_step
+from anharm.server.thresholds import threshold_of
+
+CALM = 0.8  # of the threshold
+LONGEST_CALM = 8  # steps
+
+
+@dataclass(frozen=True)
+class Calm:
+    """How far the dynamics may go on before it is observed again.
+
+    Attributes
+    ----------
+    steps : int
+        Steps that may be answered first, and observed together.
+    error : float
+        A step whose error is larger is to be observed at once, eV/Angstrom.
+    """
+
+    steps: int = 0
+    error: float = 0.0
+
+
+NOT_CALM = Calm()
+
+
+def calm_after(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> Calm:
+    """Return how calm the steps after one that was just decided on will be.
+
+    In a path integral, all beads of the step have to be far from the threshold, and it is calm for
+    one step. The calm ends with the next audit.
+    """
+    limit = _limit(state, decision, settings)
+    if max(decision.value, *state.bead_errors, 0.0) >= CALM * limit:
+        return NOT_CALM
+    steps = 1
+    while (
+        state.beads == 1
+        and steps < LONGEST_CALM
+        and not is_audit_step(settings, state.trajectory, decision.step + steps)
+    ):
+        steps += 1
+    return Calm(steps, CALM * limit)
+
+
+def _limit(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> float:
+    """Return the smallest error of a step to be labelled; 0 where it is not known yet."""
+    if settings.rule == "none":
+        return float_info.max
+    threshold = threshold_of(settings, state.adaptive, decision.mean, decision.count)
+    if threshold is None:
+        return 0.0
+    return threshold if settings.maximum is None else min(threshold, settings.maximum)
