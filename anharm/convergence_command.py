@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.convergence import Convergence, Refit, assess_convergence
 from anharm.server.engine_trajectory import read_trajectory
 from anharm.server.progress import ErrorHistory
-from anharm.server.record import Record
+from anharm.server.record import Prediction, Record
 from anharm.server.replay import ReplayedVersion, Trajectory, recorded_trajectories, replay
 from anharm.server.run_directory import run_settings
 
@@ -113,30 +113,18 @@ def find_convergence(
             else recorded_trajectories(record, largest)
         )
         history = ErrorHistory.from_record(record)
-        predictions = [label.prediction for label in record.labels()]
+        label_rmse = _label_rmse(label.prediction for label in record.labels())
     settings = run_settings(directory, known)
     _check(directory, len(models), trajectories)
-    bar = Progress(console=Console(stderr=True), transient=True) if show_progress else None
-    with bar or nullcontext():
-        task = bar.add_task("model versions", total=len(models)) if bar else None
-        versions = replay(
-            directory,
-            models,
-            trajectories,
-            settings.maximum_displacement,
-            lambda: bar.advance(task) if bar and task is not None else None,
-        )
+    with _progress(len(models), show_progress) as advance:
+        versions = replay(directory, models, trajectories, settings.maximum_displacement, advance)
     determined = {model.version: model.determined_parameters for model in models}
-    by_version: dict[int, list[float]] = {}
-    for prediction in predictions:
-        if prediction is not None:
-            by_version.setdefault(prediction.model_version, []).append(prediction.force_rmse)
     return ConvergenceCurve(
         trajectories=trajectories,
         versions=versions,
         determined=determined,
         driving={v: history.sums[v] / history.counts[v] for v in history.counts},
-        label_rmse={v: float(np.sqrt(np.mean(np.square(r)))) for v, r in by_version.items()},
+        label_rmse=label_rmse,
         plateaus={
             t.name: assess_convergence(
                 [Refit(v.labels, 0, v.average(t.name), determined[v.version]) for v in versions],
@@ -148,6 +136,23 @@ def find_convergence(
         declared=known.get("converged", ""),
         declared_step=int(known["converged_step"]) if "converged_step" in known else None,
     )
+
+
+def _label_rmse(predictions: Iterable[Prediction | None]) -> dict[int, float]:
+    """Force RMSE of the labels that each model version foretold, eV/Angstrom."""
+    by_version: dict[int, list[float]] = {}
+    for prediction in predictions:
+        if prediction is not None:
+            by_version.setdefault(prediction.model_version, []).append(prediction.force_rmse)
+    return {v: float(np.sqrt(np.mean(np.square(r)))) for v, r in by_version.items()}
+
+
+@contextmanager
+def _progress(total: int, is_shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar on the terminal's stderr, and what advances it."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not is_shown) as bar:
+        task = bar.add_task("model versions", total=total)
+        yield lambda: bar.advance(task)
 
 
 def _check(directory: Path, n_models: int, trajectories: Sequence[Trajectory]) -> None:

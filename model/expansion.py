@@ -210,12 +210,7 @@ def build_expansion(
     powers = symmetric_powers(group.cartesian_rotations, max(by_order))
     bases, solutions = [], []
     for order, by_bodies in by_order.items():
-        chosen = [
-            orbit
-            for n_bodies in range(1, order + 1)
-            for orbit in orbits.get(n_bodies, [])
-            if n_bodies == 1 or within(np.array(orbit.diameter), by_bodies[n_bodies])
-        ]
+        chosen = _chosen(orbits, order, by_bodies)
         basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
         around = neighbours(ideal, max(by_bodies.values()))
         rules = sum_rule_matrix(basis, chosen, around, ideal.n_sites)
@@ -235,8 +230,7 @@ def build_expansion(
         space_group=group.symbol,
         cutoffs=by_order,
         parameters_per_order={
-            basis.order: int(solution.shape[1])
-            for basis, solution in zip(bases, solutions, strict=True)
+            order: int(free.shape[1]) for order, free in zip(by_order, solutions, strict=True)
         },
         unconstrained_per_order={b.order: b.n_parameters for b in bases},
         bodies=bodies,
@@ -255,6 +249,18 @@ def _orbits_by_bodies(
         cutoff = max(c[n_bodies] for order, c in by_order.items() if order >= n_bodies)
         orbits[n_bodies] = find_orbits(crystal, group, n_bodies, cutoff) if cutoff else []
     return orbits
+
+
+def _chosen(
+    orbits: dict[int, list[ClusterOrbit]], order: int, by_bodies: dict[int, float]
+) -> list[ClusterOrbit]:
+    """The orbits of one order: those within its cutoff for their number of bodies."""
+    return [
+        orbit
+        for n_bodies in range(1, order + 1)
+        for orbit in orbits.get(n_bodies, [])
+        if n_bodies == 1 or within(np.array(orbit.diameter), by_bodies[n_bodies])
+    ]
 
 
 def _monomials(

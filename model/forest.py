@@ -165,6 +165,26 @@ def parents_of(depths: IntArray, node_starts: IntArray) -> IntArray:
 
 
 @njit(cache=True)
+def _place_leaves(
+    places: IntArray, parents: IntArray, variables: IntArray, n_inner: int
+) -> tuple[IntArray, IntArray]:
+    """List the leaves by their inner node, and number those whose place is negative so far."""
+    leaves = np.flatnonzero(places < 0)
+    leaf_starts = np.zeros(n_inner + 1, dtype=np.int64)
+    for node in leaves:
+        leaf_starts[parents[node] + 1] += 1
+    leaf_starts = np.cumsum(leaf_starts)
+    filled = leaf_starts.copy()
+    leaf_variables = np.empty(len(leaves), dtype=np.int64)
+    for node in leaves:
+        leaf = filled[parents[node]]
+        filled[parents[node]] += 1
+        leaf_variables[leaf] = variables[node]
+        places[node] = n_inner + leaf
+    return leaf_starts, leaf_variables
+
+
+@njit(cache=True)
 def _separate_leaves(
     depths: IntArray, variables: IntArray, node_starts: IntArray
 ) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray, IntArray]:
@@ -180,9 +200,8 @@ def _separate_leaves(
         Number of each node among all inner nodes followed by all leaves.
     """
     n_nodes, n_columns = len(depths), len(node_starts) - 1
-    places = np.empty(n_nodes, dtype=np.int64)
+    places = np.full(n_nodes, -1, dtype=np.int64)
     parents = np.empty(n_nodes, dtype=np.int64)
-    is_leaf = np.ones(n_nodes, dtype=np.bool_)
     path = np.zeros(16, dtype=np.int64)
     inner_starts = np.zeros(n_columns + 1, dtype=np.int64)
     inner_depths = np.zeros(n_nodes + n_columns, dtype=np.int64)
@@ -194,26 +213,14 @@ def _separate_leaves(
         stop = node_starts[column + 1]
         for node in range(node_starts[column], stop):
             depth = depths[node]
-            is_leaf[node] = node + 1 == stop or depths[node + 1] <= depth
             parents[node] = path[depth - 1]
-            if not is_leaf[node]:
+            is_leaf = node + 1 == stop or depths[node + 1] <= depth
+            if not is_leaf:
                 inner_depths[n_inner], inner_variables[n_inner] = depth, variables[node]
                 places[node] = path[depth] = n_inner
                 n_inner += 1
         inner_starts[column + 1] = n_inner
-    leaf_starts = np.zeros(n_inner + 1, dtype=np.int64)
-    for node in range(n_nodes):
-        if is_leaf[node]:
-            leaf_starts[parents[node] + 1] += 1
-    leaf_starts = np.cumsum(leaf_starts)
-    filled = leaf_starts.copy()
-    leaf_variables = np.empty(leaf_starts[-1], dtype=np.int64)
-    for node in range(n_nodes):
-        if is_leaf[node]:
-            leaf = filled[parents[node]]
-            filled[parents[node]] += 1
-            leaf_variables[leaf] = variables[node]
-            places[node] = n_inner + leaf
+    leaf_starts, leaf_variables = _place_leaves(places, parents, variables, n_inner)
     return (
         inner_starts,
         inner_depths[:n_inner].copy(),

@@ -220,28 +220,33 @@ def make_provider(cluster: ClusterSection, clients: int) -> Any:
 
         return LocalProvider(**options)
     options |= {"walltime": cluster.walltime, "scheduler_options": cluster.scheduler_options}
-    cores = -(-cluster.cores * cluster.clients_per_block // cluster.nodes)  # per node
     try:
-        if cluster.provider == "slurm":
-            # MPI's launchers count tasks, so that every core is one.
-            options["scheduler_options"] = (
-                f"#SBATCH --ntasks-per-node={cores}\n{cluster.scheduler_options}"
-            )
-            return providers.SlurmProvider(
-                partition=cluster.partition, account=cluster.account, exclusive=False, **options
-            )
-        if cluster.provider == "pbspro":
-            return providers.PBSProProvider(
-                queue=cluster.partition,
-                account=cluster.account,
-                cpus_per_node=cores,
-                select_options=f"mpiprocs={cores}",
-                **options,
-            )
-        if cluster.provider == "torque":
-            return providers.TorqueProvider(
-                queue=cluster.partition, account=cluster.account, **options
-            )
-        return providers.GridEngineProvider(queue=cluster.partition, **options)
+        return _batch_provider(cluster, options)
     except OSError as error:
         raise RunFailed(f"{cluster.provider}: its commands do not work here: {error}") from error
+
+
+def _batch_provider(cluster: ClusterSection, options: dict[str, Any]) -> Any:
+    """Parsl's provider for a batch queue; it fails where the queue's commands do."""
+    from parsl import providers
+
+    cores = -(-cluster.cores * cluster.clients_per_block // cluster.nodes)  # per node
+    if cluster.provider == "slurm":
+        # MPI's launchers count tasks, so that every core is one.
+        options["scheduler_options"] = (
+            f"#SBATCH --ntasks-per-node={cores}\n{cluster.scheduler_options}"
+        )
+        return providers.SlurmProvider(
+            partition=cluster.partition, account=cluster.account, exclusive=False, **options
+        )
+    if cluster.provider == "pbspro":
+        return providers.PBSProProvider(
+            queue=cluster.partition,
+            account=cluster.account,
+            cpus_per_node=cores,
+            select_options=f"mpiprocs={cores}",
+            **options,
+        )
+    if cluster.provider == "torque":
+        return providers.TorqueProvider(queue=cluster.partition, account=cluster.account, **options)
+    return providers.GridEngineProvider(queue=cluster.partition, **options)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,14 @@ from anharm.model import (
 from anharm.model.crystal import as_supercell_matrix
 from anharm.model.cutoffs import check_cutoffs_fit, normalise_cutoffs
 from anharm.model.deformation import MAXIMUM_STRAIN
-from anharm.model.determination import describe_lack_of_data, find_determination
+from anharm.model.determination import (
+    Determination,
+    describe_lack_of_data,
+    find_determination,
+)
 from anharm.model.expansion_size import ExpansionSize, estimate_size
 from anharm.model.labels import KINDS
+from anharm.model.regression import Posterior
 from anharm.model.sites import assign_sites, default_maximum_displacement
 from anharm.model.storage import load_model, model_to_bytes
 from anharm.model.symmetry import find_space_group
@@ -110,6 +116,20 @@ def build_expansion_of(
         )
         check_expansion(ExpansionSize.of(expansion), command, n_atoms, n_labels)
     return expansion
+
+
+def _hyperparameters(
+    posterior: Posterior, determination: dict[int, Determination]
+) -> dict[str, Any]:
+    """What the record says about a fit."""
+    return {
+        "noise_std": posterior.noise_std,
+        "prior_precisions": {str(k): v for k, v in posterior.prior_precisions.items()},
+        "effective_parameters": {str(k): v for k, v in posterior.effective_parameters.items()},
+        "determined": {str(k): one.determined for k, one in determination.items()},
+        "lack_of_data": describe_lack_of_data(determination),
+        "log_evidence": posterior.log_evidence,
+    }
 
 
 @contextmanager
@@ -248,8 +268,7 @@ class Learner:
         path = self._directory / MODEL_FOLDER / f"model-{version:04d}.h5"
         path.parent.mkdir(exist_ok=True)
         digest = save_model(model, path)
-        posterior = model.posterior
-        determination = find_determination(posterior, model.expansion.parameter_orders)
+        determination = find_determination(model.posterior, model.expansion.parameter_orders)
         self._record.add_model(
             ModelVersion(
                 version,
@@ -257,14 +276,7 @@ class Learner:
                 digest,
                 tuple(self._label_ids),
                 {
-                    "noise_std": posterior.noise_std,
-                    "prior_precisions": {str(k): v for k, v in posterior.prior_precisions.items()},
-                    "effective_parameters": {
-                        str(k): v for k, v in posterior.effective_parameters.items()
-                    },
-                    "determined": {str(k): one.determined for k, one in determination.items()},
-                    "lack_of_data": describe_lack_of_data(determination),
-                    "log_evidence": posterior.log_evidence,
+                    **_hyperparameters(model.posterior, determination),
                     "seconds": time.perf_counter() - started,
                 },
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,54 +127,60 @@ def summarise(directory: Path, window: int) -> Summary:
 
 def format_summary(summary: Summary, directory: Path) -> str:
     """The summary as text."""
-    beads = f" ({summary.evaluations} evaluations, one per bead)"
-    lines = [
-        f"steps                    {summary.steps}"
-        f"{beads if summary.evaluations > summary.steps else ''}",
-        f"labels                   {summary.labels}",
-        f"model versions           {summary.models}",
+    rows = [
+        *_progress(summary),
+        *_labels(summary),
+        *_end(summary),
+        ("record", f"{directory / 'record.sqlite'}"),
+        ("models", f"{directory / 'models'}"),
+        ("logs", f"{directory / 'logs'}"),
+        ("i-PI's own output", f"{directory}"),
     ]
+    return "\n".join(f"{name:25}{text}" for name, text in rows)
+
+
+def _progress(summary: Summary) -> Iterator[tuple[str, str]]:
+    has_beads = summary.evaluations > summary.steps
+    beads = f" ({summary.evaluations} evaluations, one per bead)" if has_beads else ""
+    yield "steps", f"{summary.steps}{beads}"
+    yield "labels", f"{summary.labels}"
+    yield "model versions", f"{summary.models}"
     if summary.error_start is not None and summary.error_end is not None:
-        lines.append(
-            f"average error            {summary.error_start:.4f} eV/A at the start, "
-            f"{summary.error_end:.4f} eV/A at the end"
-        )
+        start, end = summary.error_start, summary.error_end
+        yield "average error", f"{start:.4f} eV/A at the start, {end:.4f} eV/A at the end"
     if summary.label_rmse:
-        rmse = summary.label_rmse
-        lines.append(
-            f"force RMSE of labels     {rmse[0]:.4f} eV/A (first) to {rmse[-1]:.4f} eV/A (last) "
-            "before they were learnt"
+        first, last = summary.label_rmse[0], summary.label_rmse[-1]
+        yield (
+            "force RMSE of labels",
+            f"{first:.4f} eV/A (first) to {last:.4f} eV/A (last) before they were learnt",
         )
+
+
+def _labels(summary: Summary) -> Iterator[tuple[str, str]]:
+    """Those that are not as every run has them."""
     if summary.given:
-        lines.append(f"given                    {summary.given} labels of an earlier run")
+        yield "given", f"{summary.given} labels of an earlier run"
     if summary.harvested:
-        rmse_text = (
-            f"; force RMSE of the model {summary.harvested_rmse:.4f} eV/A"
-            if summary.harvested_rmse is not None
-            else ""
-        )
-        lines.append(
-            f"harvested                {summary.harvested} labels from i-PI's own calls of the "
-            f"reference{rmse_text}"
+        rmse = summary.harvested_rmse
+        error = "" if rmse is None else f"; force RMSE of the model {rmse:.4f} eV/A"
+        yield (
+            "harvested",
+            f"{summary.harvested} labels from i-PI's own calls of the reference{error}",
         )
     if len(summary.programs) > 1:
         shares = ", ".join(f"{number} by {name}" for name, number in summary.programs.items())
-        lines.append(f"several codes            {shares}: the model learns the mixture of their")
-        lines.append("                         forces, and energies and virials of the first alone")
+        yield "several codes", f"{shares}: the model learns the mixture of their"
+        yield "", "forces, and energies and virials of the first alone"
     if summary.quarantined:
-        lines.append(f"quarantined answers      {summary.quarantined}")
+        yield "quarantined answers", f"{summary.quarantined}"
     if summary.pending:
-        lines.append(f"labels pending           {summary.pending}, the first thing on --resume")
-    lines += [f"warning                  {line}" for line in summary.lack_of_data]
+        yield "labels pending", f"{summary.pending}, the first thing on --resume"
+
+
+def _end(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from (("warning", line) for line in summary.lack_of_data)
     if summary.converged:
-        lines.append(f"converged                at step {summary.converged_step}")
-        lines.append(f"                         {summary.converged}")
+        yield "converged", f"at step {summary.converged_step}"
+        yield "", summary.converged
     else:
-        lines.append("converged                no; to go on, raise <total_steps> and use --resume")
-    lines += [
-        f"record                   {directory / 'record.sqlite'}",
-        f"models                   {directory / 'models'}",
-        f"logs                     {directory / 'logs'}",
-        f"i-PI's own output        {directory}",
-    ]
-    return "\n".join(lines)
+        yield "converged", "no; to go on, raise <total_steps> and use --resume"
