@@ -18,6 +18,21 @@ def test_i_pi_reads_the_inputs_of_this_repository(path: Path) -> None:
 MISTAKES = {
     "wrong element": ("timestep", "timestepp", "Tag name 'timestepp' is not a recognized property"),
     "wrong attribute": ("stride='100'", "strid='100'", "checkpoint: Attribute name 'strid' is not"),
+    "wrong option": (
+        "mode='nvt'",
+        "mode='nvtt'",
+        "system motion dynamics mode: nvtt is not a valid",
+    ),
+    "wrong option of an output": (
+        "format='xyz'",
+        "format='xyzz'",
+        "trajectory format: xyzz is not",
+    ),
+    "wrong unit": (
+        "'femtosecond'> 1.0",
+        "'fentosecond'> 1.0",
+        "system motion dynamics timestep: fentosecond is an undefined unit",
+    ),
     "wrong number": ("stride='10' format", "stride='ten' format", "trajectory: invalid literal"),
 }
 
