@@ -140,7 +140,7 @@ def load_configuration(path: str | Path) -> RunConfiguration:
     try:
         configuration = RunConfiguration.model_validate(table, context={"path": path})
     except ValidationError as error:
-        raise ConfigurationError(describe_problems(path, RunConfiguration, error)) from error
+        raise ConfigurationError(describe_problems(path, RunConfiguration, table, error)) from error
     configuration._path = path
     configuration._text = text
     return configuration

@@ -14,10 +14,12 @@ from pydantic_core import ErrorDetails
 LONGEST_VALUE = 100  # characters of a wrong value to show
 
 
-def describe_problems(path: Path, model: type[BaseModel], error: ValidationError) -> str:
-    """Return one message that lists every problem of the file, in the file's terms."""
+def describe_problems(
+    path: Path, model: type[BaseModel], table: dict[str, Any], error: ValidationError
+) -> str:
+    """Return one message that lists every problem of the file's table, in the file's terms."""
     errors = _without_consequences(error.errors(include_url=False))
-    problems = [_describe(model, details) for details in errors]
+    problems = [_describe(model, table, details) for details in errors]
     heading = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n".join([f"{path}: {heading}", *(f"  {problem}" for problem in problems)])
 
@@ -35,8 +37,8 @@ def _without_consequences(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     ]
 
 
-def _describe(model: type[BaseModel], details: ErrorDetails) -> str:
-    location = details["loc"]
+def _describe(model: type[BaseModel], table: dict[str, Any], details: ErrorDetails) -> str:
+    location = _as_written(details["loc"], table)
     key = _dotted(location)
     parent, field = _find(model, location)
     if details["type"] == "extra_forbidden":
@@ -90,6 +92,18 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
         if isinstance(option, type) and issubclass(option, BaseModel):
             return option
     return None
+
+
+def _as_written(location: Sequence[int | str], table: dict[str, Any]) -> tuple[int | str, ...]:
+    """The location in the file, where a single text may stand for a list of one."""
+    found: list[int | str] = []
+    value: Any = table
+    for part in location:
+        if isinstance(value, str):
+            break
+        found.append(part)
+        value = value.get(part) if isinstance(value, dict) else None
+    return tuple(found)
 
 
 def _dotted(location: Sequence[int | str]) -> str:

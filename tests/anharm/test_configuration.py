@@ -163,7 +163,10 @@ def test_a_wrong_crystal_or_expansion_is_named(
         ('[reference]\ncommand = "pw.x \'a"', "cannot be split"),
         ('[reference]\ncommand = ["a", "b"]\nclients = 2', "lists 2 command lines"),
         ('[reference]\ninput_format = "abinit-in"', "no reference.input"),
-        ('[reference]\nfiles = ["absent"]', "reference.files[0]"),
+        ('[reference]\nfiles = ["absent"]', "reference.files[0] = "),
+        ('[engine]\ninput = "absent.xml"', 'engine.input = "absent.xml": the file'),
+        ('[engine]\ninput = ["primitive.xyz", "absent.xml"]', 'engine.input[1] = "absent.xml": '),
+        ('[reference]\ncommand = "pw.x \'a"', 'reference.command = "pw.x \'a"'),
         ("[reference.calculator]\nname = 'tersoff'", "module:callable"),
         (
             "[reference]\ncommand = 'a'\n[reference.calculator]\nname = 'tersoff-silicon'",
