@@ -1,6 +1,7 @@
 """The `anharm` command: what it writes, where, and how it ends."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -321,6 +322,15 @@ def test_a_broken_file_is_named(anharm, folder, model, name):
     assert done.returncode == code
     assert "broken" in done.stderr and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interruption_of_the_first_moments_is_said_in_a_line(tmp_path):
+    """Imports are still going on then, here that of the first library."""
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt  # what Python makes of Ctrl-C")
+    command = [sys.executable, "-m", "anharm", "plan", "run.toml"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "anharm: interrupted\n")
 
 
 def test_a_model_of_another_crystal_is_refused(anharm, folder, model):
