@@ -14,7 +14,8 @@ import pytest
 
 from anharm.configuration import load_configuration
 from anharm.server.beads import BeadCounts
-from anharm.server.decision import LONGEST_CALM, Observation, decide
+from anharm.server.calm import LONGEST_CALM
+from anharm.server.decision import Observation, decide
 from anharm.server.record_schema import content_hash
 from anharm.server.resumption import restore_states
 
