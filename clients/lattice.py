@@ -26,7 +26,6 @@ from anharm.wire.messages import (
     ConfigurationSent,
     Message,
     NewModel,
-    Observation,
     Observations,
     Proceed,
     SendConfiguration,
@@ -167,10 +166,12 @@ class LatticeClient:
     ) -> list[Prediction]:
         """Observe configurations until the broker agrees to all; the predictions of each part.
 
-        While the broker looks at some of them, the next ones are evaluated; if a new model comes,
-        it answers for all.
+        While the broker looks at some of them, the next ones are evaluated. If a new model comes,
+        it answers for all; but it drives none that i-PI has been answered, whose predictions are
+        `known`.
         """
         results: list[Prediction | None] = known or [None] * len(parts)
+        version, is_answered = self._evaluator.version, known is not None
         starts = np.cumsum([0, *map(len, parts)]).tolist()
         first, agreed, count = self._sequence + 1, 0, starts[-1]
         while agreed < count:
@@ -178,8 +179,11 @@ class LatticeClient:
             results[number] = results[number] or self._evaluator.predict(parts[number].placed)
             end = _end_of_message(parts, results, number)
             rows = slice(agreed - starts[number], None)
+            digests, values = _rows(parts[number:end], results[number:end], rows)
             self._link.tell(
-                self._observations(parts[number:end], results[number:end], rows, first + agreed)
+                Observations.of(
+                    self._link.name, first + agreed, version, digests, values, is_answered
+                )
             )
             if end < len(parts) and results[end] is None:
                 results[end] = self._evaluator.predict(parts[end].placed)
@@ -199,7 +203,8 @@ class LatticeClient:
                 self._calm = reply
                 continue
             self._take_model(reply)
-            results = [None] * len(parts)
+            if not is_answered:
+                results, version = [None] * len(parts), self._evaluator.version
         self._told = monotonic()
         return [
             result or self._evaluator.predict(part.placed)  # a new model came after it
@@ -216,26 +221,6 @@ class LatticeClient:
                 f"{first} to {first + count - 1}"
             )
         return agreed
-
-    def _observations(
-        self,
-        parts: list[Asked],
-        results: list[Prediction | None],
-        rows: slice,
-        sequence: int,
-    ) -> Observation | Observations:
-        """What the broker is told of the chosen rows of parts that are observed together."""
-        name, version = self._link.name, self._evaluator.version
-        known = [result for result in results if result is not None]
-        errors = np.concatenate([result.error_statistics for result in known])[rows]
-        energies = np.concatenate([result.energies for result in known])[rows]
-        digests = [digest for part in parts for digest in part.digests][rows]
-        if len(energies) == 1:
-            largest, mean, rms = errors[0].tolist()
-            energy = float(energies[0])
-            return Observation(name, sequence, digests[0], version, largest, mean, rms, energy)
-        values = np.column_stack([errors, energies])
-        return Observations.of(name, sequence, version, digests, values)
 
     def _take_model(self, message: Message) -> None:
         if not isinstance(message, NewModel):
@@ -256,6 +241,17 @@ def _end_of_message(parts: list[Asked], results: list[Prediction | None], begin:
     while end < len(parts) and results[end] is not None and size + len(parts[end]) <= TOGETHER:
         size, end = size + len(parts[end]), end + 1
     return end
+
+
+def _rows(
+    parts: list[Asked], results: list[Prediction | None], rows: slice
+) -> tuple[list[bytes], FloatArray]:
+    """Digests, and (n, 4) errors and energies, of the chosen rows of parts that are known."""
+    known = [result for result in results if result is not None]
+    errors = np.concatenate([result.error_statistics for result in known])
+    energies = np.concatenate([result.energies for result in known])
+    digests = [digest for part in parts for digest in part.digests]
+    return digests[rows], np.column_stack([errors, energies])[rows]
 
 
 def run_lattice_client(

@@ -12,7 +12,6 @@ from typing import Literal
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.server.beads import BeadCounts
-from anharm.server.calm import NOT_CALM, Calm
 from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence_judge import ConvergenceJudge
 from anharm.server.decision import Decision
@@ -95,7 +94,7 @@ class Broker:
         self.n_atoms = len(initial.ideal.positions)
         self.relays = Relays(self.labels, record, self.n_atoms)
         self.clients: dict[str, LatticeClient] = {}
-        self.trajectories = Trajectories(record, self.settings, beads)
+        self.trajectories = Trajectories(record, self.settings, beads, self.synchronous)
         self.sample = ConfigurationSample(record)
         self.judge = ConvergenceJudge(record, self.settings, beads, self.trajectories.states)
         self.phase: Phase = "initial labels"
@@ -179,15 +178,17 @@ class Broker:
         first_new = client.last_sequence + (0 if client.may_repeat else 1)
         if message.sequence < first_new:
             raise BadMessage(f"observation {message.sequence} after {client.last_sequence}")
-        if message.model_version != self.learner.version:
+        version = self.learner.version
+        was_current = message.is_answered and message.model_version < version
+        if message.model_version != version and not was_current:
             return [self._model_for(client)]
-        if self.trajectories.number(client, message.sequence):
+        is_new = self.trajectories.number(client, message.sequence)
+        if is_new:
             self.judge.count(client.trajectory)
         decision = self.trajectories.decide(client, message, self.labels.n_taken)
-        client.calm = self.trajectories.calm_after(decision, self.clients.values())
-        if client.calm == NOT_CALM and not self.synchronous:
-            client.calm = Calm(steps=1)
-        self.judge.observe(message.model_version, client.step, message.force_std_max)
+        client.calm = self.trajectories.calm_after(decision, self.clients.values(), version)
+        if is_new or not message.is_answered:
+            self.judge.observe(message.model_version, client.step, message.force_std_max)
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
         if is_spent and self.phase != "converged":
             return self.stop("", budget_spent(self.settings.budget, decision))
@@ -278,7 +279,7 @@ class Broker:
         if self.learner.n_labels and not self.learner.is_current:
             self.learner.refit()
             self.judge.refitted(self.learner.version, self.learner.n_labels)
-            self.trajectories.refitted()
+            self.trajectories.refitted(self.learner.version)
             self._is_fold_due = True
             self._fold_if_due()
         if is_initial:

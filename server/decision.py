@@ -7,13 +7,15 @@ maximum, audit steps, taken at random to keep the calibration honest, and a budg
 that matches decides:
 
 1. a step that was observed before, evaluated again by the new model: no label;
-2. error above the critical threshold of the adaptive history, with no label on its way: label;
-3. fewer than `minimum_interval` steps since the last refit or request: no label, since
+2. a step that i-PI was answered by a model that has been replaced since: no label, since the new
+   one may know it; the next step tells;
+3. error above the critical threshold of the adaptive history, with no label on its way: label;
+4. fewer than `minimum_interval` steps since the last refit or request: no label, since
    neighbouring steps teach the same thing and a maximum set too low would call the
    reference at every step;
-4. error above `maximum`: label;
-5. audit step: label;
-6. error above the threshold: label.
+5. error above `maximum`: label;
+6. audit step: label;
+7. error above the threshold: label.
 
 Where a rule asks for a label and the budget is spent, the verdict is "budget". The rule "none"
 never asks.
@@ -36,6 +38,7 @@ from anharm.server.thresholds import AdaptiveHistory, threshold_of
 
 Rule = Literal[
     "already-labelled",
+    "replaced-model",
     "critical",
     "maximum",
     "minimum-interval",
@@ -67,7 +70,9 @@ class TrajectoryState:
     last_refit_step : int or None
         The last step before the latest refit; None before the first step.
     model_version : int
-        The model version of the last observation; 0 before the first.
+        The latest model version of all observations; 0 before the first.
+    refit_version : int
+        The model version that the last refit gave; 0 before the first.
     steps, requests : int
         Steps observed and labels requested so far.
     adaptive : AdaptiveHistory
@@ -89,6 +94,7 @@ class TrajectoryState:
     adaptive: AdaptiveHistory = field(default_factory=AdaptiveHistory)
     beads: int = 1
     bead_errors: tuple[float, ...] = ()
+    refit_version: int = 0
 
     @property
     def mean_error(self) -> float | None:
@@ -132,7 +138,7 @@ class Observation:
     ----------
     step : int
         Number of the step within its trajectory: the next one, or an earlier one that is
-        evaluated again by a newer model.
+        observed again, mostly by a newer model.
     error : float
         The Bayesian error of the step, max_i sigma_i, in eV/Angstrom.
     model_version : int
@@ -265,6 +271,8 @@ def _first_match(
         return "already-labelled", None, False
     if settings.rule == "none":
         return "none", None, False
+    if observation.model_version < state.refit_version:
+        return "replaced-model", None, False
     if settings.rule == "adaptive-history" and not state.awaits_label:
         critical = settings.critical_factor * state.adaptive.threshold(settings)
         if error > critical:
@@ -297,12 +305,12 @@ def is_audit_step(settings: TrainingSection, trajectory: str, step: int, beads: 
     return number * settings.audit_interval * beads < 2**64
 
 
-def refitted(state: TrajectoryState) -> TrajectoryState:
-    """Return the state after a refit: the interval to the next label starts here.
+def refitted(state: TrajectoryState, version: int) -> TrajectoryState:
+    """Return the state after a refit, to a model version: the next label's interval starts here.
 
     The errors of older models stay in the window, as in the published rule.
     """
-    return replace(state, last_refit_step=state.last_step)
+    return replace(state, last_refit_step=state.last_step, refit_version=version)
 
 
 def _advance(
@@ -310,17 +318,16 @@ def _advance(
 ) -> TrajectoryState:
     """Return the state with the error of a step added, or put in the place of its older one."""
     errors, bead_errors = _noted(state, decision, settings)
+    version = max(state.model_version, decision.model_version)
     if state.last_step is not None and decision.step <= state.last_step:
-        return replace(
-            state, errors=errors, bead_errors=bead_errors, model_version=decision.model_version
-        )
+        return replace(state, errors=errors, bead_errors=bead_errors, model_version=version)
     return replace(
         state,
         errors=errors,
         bead_errors=bead_errors,
         last_step=decision.step,
         last_label_step=decision.step if decision.label else state.last_label_step,
-        model_version=decision.model_version,
+        model_version=version,
         steps=state.steps + 1,
         requests=state.requests + decision.label,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
-from anharm.server.calm import Calm, calm_after
+from anharm.server.calm import NOT_CALM, Calm, calm_after
 from anharm.server.decision import Decision, TrajectoryState, decide, refitted
 from anharm.server.decision import Observation as DecisionInput
 from anharm.server.lattice_clients import LatticeClient
@@ -28,6 +28,8 @@ class Trajectories:
     settings : TrainingSection
     beads : BeadCounts
         Evaluations of a step of each trajectory.
+    synchronous : bool
+        Whether a step that is labelled waits for the new model.
 
     Attributes
     ----------
@@ -37,8 +39,11 @@ class Trajectories:
         Digests of the configurations evaluated last.
     """
 
-    def __init__(self, record: Record, settings: TrainingSection, beads: BeadCounts) -> None:
+    def __init__(
+        self, record: Record, settings: TrainingSection, beads: BeadCounts, synchronous: bool
+    ) -> None:
         self._record, self._settings, self._beads = record, settings, beads
+        self._synchronous = synchronous
         self.states, self.last_configurations = restore_states(record, settings, beads)
 
     @property
@@ -83,16 +88,26 @@ class Trajectories:
         self.last_configurations[name] = message.configuration
         return decision
 
-    def calm_after(self, decision: Decision, clients: Collection[LatticeClient]) -> Calm:
-        """How far a trajectory may go on unobserved: one step at most, where clients share it."""
+    def calm_after(
+        self, decision: Decision, clients: Collection[LatticeClient], version: int
+    ) -> Calm:
+        """How far a trajectory may go on unobserved.
+
+        One step at most, where clients share it; at least one, where no step waits for its label;
+        and none before it has the latest model, of that version.
+        """
+        if decision.model_version != version:
+            return NOT_CALM
         calm = calm_after(self.states[decision.trajectory], decision, self._settings)
+        if calm == NOT_CALM and not self._synchronous:
+            return Calm(steps=1)
         if calm.steps > 1 and [c.trajectory for c in clients].count(decision.trajectory) > 1:
             return replace(calm, steps=1)
         return calm
 
-    def refitted(self) -> None:
+    def refitted(self, version: int) -> None:
         """Note that a new model drives them all."""
-        self.states = {name: refitted(state) for name, state in self.states.items()}
+        self.states = {name: refitted(state, version) for name, state in self.states.items()}
 
     def fold(self) -> None:
         """Store the observations in the database, with the states that they lead to."""

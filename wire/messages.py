@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 LARGEST_FRAME = 1 << 30  # bytes; a model of thousands of parameters
 LARGEST_CLIENT_FRAME = 1 << 26  # bytes, whatever the system; a million atoms are 24 MB
 DIGEST_BYTES = 8
@@ -46,6 +46,8 @@ class Observation:
     """What one evaluation of the model says about its errors (eV/Angstrom; energy in eV).
 
     `configuration` is the digest by which a configuration that is evaluated again is known.
+    `is_answered` says that i-PI has the forces already: whatever model comes, this one drove the
+    step.
     """
 
     client: str
@@ -56,6 +58,7 @@ class Observation:
     force_std_mean: float
     force_std_rms: float
     energy: float
+    is_answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Observations:
     model_version: int
     configurations: bytes
     values: bytes
+    is_answered: bool = False
 
     @classmethod
     def of(
@@ -80,9 +84,27 @@ class Observations:
         model_version: int,
         configurations: Sequence[bytes],
         values: NDArray[np.float64],
-    ) -> Observations:
-        """Pack digests, and (n, 4) numbers: largest, mean and rms error, energy."""
-        return cls(client, sequence, model_version, b"".join(configurations), pack(values))
+        is_answered: bool = False,
+    ) -> Observation | Observations:
+        """Pack digests, and (n, 4) numbers: largest, mean and rms error, energy.
+
+        What a single one says takes no packing.
+        """
+        if len(values) == 1:
+            largest, mean, rms, energy = values[0].tolist()
+            return Observation(
+                client,
+                sequence,
+                configurations[0],
+                model_version,
+                largest,
+                mean,
+                rms,
+                energy,
+                is_answered,
+            )
+        digests = b"".join(configurations)
+        return cls(client, sequence, model_version, digests, pack(values), is_answered)
 
     def one_by_one(self) -> list[Observation]:
         """The observations, in their order.
@@ -107,9 +129,13 @@ class Observations:
                 self.sequence + index,
                 self.configurations[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES],
                 self.model_version,
-                *numbers,
+                largest,
+                mean,
+                rms,
+                energy,
+                self.is_answered,
             )
-            for index, numbers in enumerate(values.tolist())
+            for index, (largest, mean, rms, energy) in enumerate(values.tolist())
         ]
 
 

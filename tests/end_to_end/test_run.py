@@ -13,9 +13,26 @@ from anharm.model import ForceField, Supercell, load_model
 from anharm.model.sites import assign_sites
 from anharm.server.engine_input import read_engine_input
 
+EXTRA = "<trajectory filename='{0}' stride='{1}' extra_type='{0}'> extras </trajectory>"
+
+
+def write_every_step(job):
+    """Let i-PI write the error of every step, and the model that gave its forces."""
+    every = EXTRA.format("force_std_max", 1) + EXTRA.format("model_version", 1)
+    job.edit("input.xml", (EXTRA.format("force_std_max", 10), every))
+
+
+def expect_record_of_what_ipi_was_answered(job, chunks):
+    """The model that drove each step, and its error, are in the record."""
+    for name, column in (("model_version", "model_version"), ("force_std_max", "maximum")):
+        answered = np.loadtxt(job.directory / f"silicon.{name}_0", comments="#")
+        recorded = np.concatenate([getattr(chunk, column) for chunk in chunks])
+        np.testing.assert_allclose(recorded, answered, rtol=1e-6)
+
 
 def test_a_run_learns_while_ipi_goes_on(job):
     job.set(training__audit_interval=100, training__window=100)
+    write_every_step(job)
     ended = job.run()
     assert ended.code == 0, ended.err
     assert not ended.err
@@ -23,7 +40,7 @@ def test_a_run_learns_while_ipi_goes_on(job):
     # i-PI's own output is whole, with the errors beside it.
     assert job.output_steps() == list(range(0, 301, 10))
     errors = np.loadtxt(job.directory / "silicon.force_std_max_0", comments="#")
-    assert errors.size == 31
+    assert errors.size == 301
     assert (errors > 0).all()
 
     # Models were swapped in on the way, and the log of i-PI knows one client and no trouble.
@@ -38,6 +55,7 @@ def test_a_run_learns_while_ipi_goes_on(job):
     assert set(versions) == {model.version for model in models[1:]}
     assert [len(model.labels) for model in models[:2]] == [1, 2]
     assert (np.diff(versions) >= 0).all()
+    expect_record_of_what_ipi_was_answered(job, chunks)
 
     # Configurations are kept for later models, but for those that wanted a label.
     wanted = {label.request.step for label in labels}
@@ -214,13 +232,16 @@ def test_a_run_over_tcp(job):
 def test_asynchronous_labels_join_when_they_come(job):
     job.set_steps(800)
     job.set(run__mode="asynchronous", training__audit_interval=50)
+    write_every_step(job)
     job.slow_labels(0.3)
     ended = job.run()
     assert ended.code == 0, ended.err
     assert job.output_steps() == list(range(0, 801, 10))
     with job.record() as record:
         labels, models = list(record.labels()), record.models()
-        versions = np.concatenate([chunk.model_version for chunk in record.observations()])
+        chunks = list(record.observations())
+    versions = np.concatenate([chunk.model_version for chunk in chunks])
+    expect_record_of_what_ipi_was_answered(job, chunks)
     taken = [label.request.step for label in labels if label.request.step is not None]
     assert len(taken) >= 2
     assert len(versions) == 801

@@ -36,7 +36,7 @@ def replay(
     for number, error in enumerate(errors):
         state, decision = decide(state, Observation(number, error, 0), training)
         decisions.append(decision)
-        state = refitted(state) if decision.label else state
+        state = refitted(state, 0) if decision.label else state
     return state, decisions
 
 

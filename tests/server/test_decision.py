@@ -40,7 +40,7 @@ def replay(
         if decision.label:
             taken += 1
             if refit:
-                state = refitted(state)
+                state = refitted(state, taken)
     return state, decisions
 
 
@@ -78,10 +78,21 @@ def test_a_fixed_threshold_ignores_the_history() -> None:
 def test_a_labelled_step_evaluated_again_is_not_labelled_again() -> None:
     training = settings(maximum=0.1)
     state, first = decide(TrajectoryState("a"), Observation(7, 0.5, 0), training)
-    state = refitted(state)
+    state = refitted(state, 1)
     state, second = decide(state, Observation(7, 0.3, 1), training)
     assert first.label and second.rule == "already-labelled" and not second.label
     assert list(state.errors) == [0.3] and state.steps == 1
+
+
+def test_the_error_of_a_model_that_was_replaced_asks_for_no_label() -> None:
+    """i-PI was answered by it, so that it counts; the next step has the new model's error."""
+    training = settings(maximum=0.1, minimum_interval=0)
+    state, first = decide(TrajectoryState("a"), Observation(0, 0.5, 1), training)
+    state, second = decide(refitted(state, 2), Observation(1, 0.6, 1), training)
+    state, third = decide(state, Observation(2, 0.6, 2), training)
+    assert [d.verdict for d in (first, second, third)] == ["label", "continue", "label"]
+    assert second.rule == "replaced-model"
+    assert list(state.errors) == [0.5, 0.6, 0.6] and state.model_version == 2
 
 
 def test_a_request_starts_the_interval_even_before_its_refit() -> None:
@@ -104,7 +115,7 @@ def test_only_the_last_errors_count() -> None:
 
 def test_the_window_keeps_the_errors_of_older_models() -> None:
     state, _ = replay([0.02] * 10, settings())
-    assert list(refitted(state).errors) == [0.02] * 10
+    assert list(refitted(state, 1).errors) == [0.02] * 10
 
 
 @pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1])
@@ -124,7 +135,7 @@ def test_a_step_evaluated_again_after_others_takes_its_own_place_in_the_average(
     training = settings(maximum=0.4, window=4, minimum_interval=4)
     state, decisions = replay([0.1, 0.5, 0.2, 0.3], training, refit=False)
     assert labelled(decisions) == [1]
-    state, decision = decide(refitted(state), Observation(1, 0.05, 1), training)
+    state, decision = decide(refitted(state, 1), Observation(1, 0.05, 1), training)
     assert decision.rule == "already-labelled" and not decision.label
     assert list(state.errors) == [0.1, 0.05, 0.2, 0.3]
     assert (state.last_step, state.last_label_step, state.steps) == (3, 1, 4)

@@ -70,12 +70,14 @@ def replay(steps: list[tuple[float, int]], training: TrainingSection, store: boo
 
     for step, (error, delay) in enumerate(steps):
         for _ in [arrival for arrival in arrivals if arrival <= step]:
-            trace.state, version = refitted(trace.state), version + 1
+            version += 1
+            trace.state = refitted(trace.state, version)
         arrivals = [arrival for arrival in arrivals if arrival > step]
         if observe(step, error).label and delay:
             arrivals.append(step + delay)
         elif trace.decisions[-1].label:
-            trace.state, version = refitted(trace.state), version + 1
+            version += 1
+            trace.state = refitted(trace.state, version)
             observe(step, error / 2)
     return trace
 

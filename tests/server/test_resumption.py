@@ -71,7 +71,7 @@ def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events, be
         if event == "repeated":
             trainee.observe(0.25, is_repeated=True)
         if event == "refit":
-            trainee.state = refitted(trainee.state)
+            trainee.state = refitted(trainee.state, 0)
             trainee.fold()
         if event == "folded":
             trainee.fold()
