@@ -104,7 +104,7 @@ class ForceRows:
         numbers = np.argsort(order)
         entries, variables, others, multiplicities = _derivatives(table.variables[program.terms])
         homes, others, used = _seen_from(others, variables // 3, bodies)
-        outputs = (numbers[program.entry_outputs[entries]] * n_sites + homes) * 3 + variables % 3
+        outputs = (numbers[program.outputs[entries]] * n_sites + homes) * 3 + variables % 3
         is_constant = others[:, 0] < 0 if others.shape[1] else np.ones(len(entries), dtype=bool)
         real, constant = np.flatnonzero(~is_constant), np.flatnonzero(is_constant)
         n_outputs = program.n_outputs * n_sites * 3
@@ -117,8 +117,8 @@ class ForceRows:
         rank[tables.outputs] = np.arange(len(tables.outputs))
         targets[constant] = len(real) + rank[outputs[constant]]
         to_rows = csr_array(
-            (-multiplicities.astype(float), (targets, program.places[entries])),
-            (len(real) + len(tables.outputs), program.forest.size),
+            (-multiplicities.astype(float), (targets, entries)),
+            (len(real) + len(tables.outputs), len(program.terms)),
         )
         found = cls(n_outputs, used, tables, np.empty(0), np.empty(0), to_rows)
         return found.with_coefficients(program.coefficients)

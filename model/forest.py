@@ -8,51 +8,64 @@ import numpy as np
 from numba import njit
 from scipy.sparse import coo_array, csr_array
 
-from anharm.model.crystal import IntArray
+from anharm.model.crystal import FloatArray, IntArray
 
 
 class Forest(NamedTuple):
     """One tree of monomials per column, each column belonging to one output and one anchor.
 
-    A node at depth d stands for the product of the d variables on the way to it; the root of each
-    tree, at depth 0, for one. Inner nodes are in depth-first order; the leaves of each inner node
-    are contiguous. The coefficient of a monomial is stored with the node or leaf that ends it:
-    first those of all inner nodes, then those of all leaves.
+    A monomial of second or higher order is some first factors times its last two. Each node of a
+    tree stands for such first factors: at depth d for the product of the d variables on the way to
+    it; the root, at depth 0, for one. What the monomials of a node multiply its product with is a
+    quadratic form, whose symmetric matrix of second derivatives is stored by rows: three rows, of
+    the three axes of one body, together. Nodes are in depth-first order.
 
     Attributes
     ----------
     outputs, anchors : (n_columns,) int
         Which polynomial the column is added to; the lowest body of its monomials.
-    node_starts, variable_starts : (n_columns + 1,) int
-        Where each column's inner nodes and variables begin.
-    variables : (n_used,) int
-        The variables (body * 3 + axis) of each column, ascending.
+    node_starts, body_starts : (n_columns + 1,) int
+        Where each column's nodes and bodies begin.
+    bodies : (n_used,) int
+        The bodies of each column, ascending.
+    linear : (n_used, 3) int
+        The monomial of first order in each variable (body * 3 + axis); -1 for none.
     depths, node_variables : (n_nodes,) int
-        Of the inner nodes; a root has the variable -1.
-    leaf_starts : (n_nodes + 1,) int
-        Where the leaves of each inner node begin.
-    leaf_variables : (n_leaves,) int
+        A root has the variable -1.
+    row_starts : (n_nodes + 1,) int
+        Where the rows of each node's matrix begin, three counted as one.
+    row_bodies : (n_rows,) int
+    entry_starts : (n_rows + 1,) int
+    own_starts : (n_rows, 2) int
+        Where the entries of each three rows begin; where those in columns of their own body begin
+        and end.
+    entry_variables : (n_entries,) int
+        The column of the matrix, ascending in each row.
+    entry_monomials, entry_factors : (n_entries, 3) int and float
+        The monomial that gives the entries of the three rows, and what its coefficient is
+        multiplied by: 1, 2 where both variables are the same, and 0 where there is no monomial.
     """
 
     outputs: IntArray
     anchors: IntArray
     node_starts: IntArray
-    variable_starts: IntArray
-    variables: IntArray
+    body_starts: IntArray
+    bodies: IntArray
+    linear: IntArray
     depths: IntArray
     node_variables: IntArray
-    leaf_starts: IntArray
-    leaf_variables: IntArray
-
-    @property
-    def size(self) -> int:
-        """Number of coefficients: inner nodes and leaves."""
-        return len(self.depths) + len(self.leaf_variables)
+    row_starts: IntArray
+    row_bodies: IntArray
+    entry_starts: IntArray
+    own_starts: IntArray
+    entry_variables: IntArray
+    entry_monomials: IntArray
+    entry_factors: FloatArray
 
 
 def plant(
     variables: IntArray, anchors: IntArray, weights: csr_array
-) -> tuple[Forest, IntArray, IntArray, IntArray]:
+) -> tuple[Forest, IntArray, IntArray]:
     """Arrange the monomials of each column of a weight matrix.
 
     Parameters
@@ -62,48 +75,100 @@ def plant(
     anchors : (n_terms,) int
         The lowest body of each monomial.
     weights : (n_terms, n_outputs) sparse
-        Coefficients.
+        Coefficients; each stored one is a monomial of the forest.
 
     Returns
     -------
     forest : Forest
-    places, terms : (n_entries,) int
-        For every stored weight, the coefficient of the forest that it is, and its term.
-    order : (n_entries,) int
-        The order of the stored weights (as in `coo_array(weights)`) in these.
+    terms : (n_monomials,) int
+        The row of the weights that each monomial of the forest is.
+    order : (n_monomials,) int
+        The order of the stored weights (as in `coo_array(weights)`) in the forest.
     """
     entries = coo_array(weights)
-    factors, homes = variables[entries.row], anchors[entries.row]
-    levels = tuple(factors[:, level] for level in range(factors.shape[1] - 1, -1, -1))
+    heads, pairs = _split(variables)
+    heads, homes = heads[entries.row], anchors[entries.row]
+    levels = tuple(heads[:, level] for level in range(heads.shape[1] - 1, -1, -1))
     order = np.lexsort((*levels, homes, entries.col))
-    pairs = np.column_stack([entries.col, homes])[order]
-    begins = np.flatnonzero(np.any(np.diff(pairs, axis=0, prepend=-1) != 0, axis=1))
+    owners = np.column_stack([entries.col, homes])[order]
+    begins = np.flatnonzero(np.any(np.diff(owners, axis=0, prepend=-1) != 0, axis=1))
     starts = np.append(begins, len(order)).astype(np.int64)
-    depths, names, ends, node_starts = grow(np.ascontiguousarray(factors[order]), starts)
-    used, variable_starts = _used_variables(names, node_starts)
-    trees = _separate_leaves(depths, names, node_starts)
-    inner_starts, inner_depths, inner_names, leaf_starts, leaf_names, places = trees
+    depths, names, ends, node_starts = grow(np.ascontiguousarray(heads[order]), starts)
+    n_columns = len(begins)
+    columns = np.repeat(np.arange(n_columns), np.diff(starts))
+    # One more node, the root, in front of each column; where there are no first factors, `ends`
+    # is the last node of the column before.
+    roots = node_starts[:-1]
+    nodes = ends + 1 + columns
+    terms = entries.row[order].astype(np.int64)
+    body_starts, bodies, linear = _bodies_of(variables[terms], columns, n_columns)
+    rows, entries_of = _matrices(pairs[terms], nodes, len(depths) + n_columns)
     forest = Forest(
-        outputs=pairs[begins, 0].astype(np.int64),
-        anchors=pairs[begins, 1].astype(np.int64),
-        node_starts=inner_starts,
-        variable_starts=variable_starts,
-        variables=used,
-        depths=inner_depths,
-        node_variables=inner_names,
-        leaf_starts=leaf_starts,
-        leaf_variables=leaf_names,
+        owners[begins, 0].astype(np.int64),
+        owners[begins, 1].astype(np.int64),
+        node_starts + np.arange(n_columns + 1),
+        body_starts,
+        bodies,
+        linear,
+        np.insert(depths, roots, 0),
+        np.insert(names, roots, -1),
+        *rows,
+        *entries_of,
     )
-    return forest, places[ends], entries.row[order].astype(np.int64), order
+    return forest, terms, order
 
 
-def _used_variables(variables: IntArray, node_starts: IntArray) -> tuple[IntArray, IntArray]:
-    """The distinct variables of each column, and where they begin."""
-    columns = np.repeat(np.arange(len(node_starts) - 1), np.diff(node_starts))
-    width = int(variables.max(initial=0)) + 1
-    unique = np.unique(columns * width + variables)
-    starts = np.searchsorted(unique, np.arange(len(node_starts)) * width)
-    return (unique % width).astype(np.int64), starts.astype(np.int64)
+def _split(variables: IntArray) -> tuple[IntArray, IntArray]:
+    """First factors and last two of every monomial; -1 where there is none."""
+    orders = (variables >= 0).sum(axis=1)
+    places = orders[:, None] - [2, 1]
+    pairs = np.take_along_axis(variables, np.maximum(places, 0), axis=1)
+    pairs[orders == 1] = -1
+    width = max(variables.shape[1] - 2, 0)
+    heads = np.where(np.arange(width) < places[:, :1], variables[:, :width], -1)
+    return heads, pairs
+
+
+def _bodies_of(
+    factors: IntArray, columns: IntArray, n_columns: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Where the bodies of each column begin, these, and the monomials linear in their variables."""
+    width = int(factors.max(initial=0)) // 3 + 1
+    keys = columns[:, None] * width + factors // 3
+    unique = np.unique(keys[factors >= 0])
+    starts = np.searchsorted(unique, np.arange(n_columns + 1) * width)
+    linear = np.full((len(unique), 3), -1)
+    single = np.flatnonzero((factors >= 0).sum(axis=1) == 1)
+    linear[np.searchsorted(unique, keys[single, 0]), factors[single, 0] % 3] = single
+    return starts.astype(np.int64), (unique % width).astype(np.int64), linear
+
+
+def _matrices(
+    pairs: IntArray, nodes: IntArray, n_nodes: int
+) -> tuple[tuple[IntArray, IntArray, IntArray, IntArray], tuple[IntArray, IntArray, FloatArray]]:
+    """The rows of all nodes, their entries, and what the entries are."""
+    monomials = np.tile(np.flatnonzero(pairs[:, 0] >= 0), 2)
+    nodes, pairs = nodes[monomials], pairs[monomials]
+    pairs[len(pairs) // 2 :] = pairs[len(pairs) // 2 :, ::-1]
+    width = (int(pairs.max(initial=0)) // 3 + 1) * 3
+    bodies, axes = np.divmod(pairs[:, 0], 3)
+    distinct, numbers = np.unique(
+        (nodes * width + bodies) * width + pairs[:, 1], return_inverse=True
+    )
+    rows, variables = np.divmod(distinct, width)
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    row_nodes, row_bodies = np.divmod(rows[first], width)
+    own = (rows[first] * width + row_bodies * 3)[:, None] + [0, 3]
+    entry_monomials = np.zeros((len(distinct), 3), dtype=np.int64)
+    entry_monomials[numbers.ravel(), axes] = monomials
+    entry_factors = np.zeros((len(distinct), 3))
+    np.add.at(entry_factors, (numbers.ravel(), axes), 1.0)
+    starts = np.searchsorted(row_nodes, np.arange(n_nodes + 1))
+    entry_starts = np.append(first, len(distinct))
+    return (
+        (starts, row_bodies, entry_starts, np.searchsorted(distinct, own)),
+        (variables.astype(np.uint32), entry_monomials, entry_factors),
+    )
 
 
 @njit(cache=True)
@@ -162,70 +227,3 @@ def parents_of(depths: IntArray, node_starts: IntArray) -> IntArray:
             parents[node] = path[depths[node] - 1]
             path[depths[node]] = node - node_starts[column] + 1
     return parents
-
-
-@njit(cache=True)
-def _place_leaves(
-    places: IntArray, parents: IntArray, variables: IntArray, n_inner: int
-) -> tuple[IntArray, IntArray]:
-    """List the leaves by their inner node, and number those whose place is negative so far."""
-    leaves = np.flatnonzero(places < 0)
-    leaf_starts = np.zeros(n_inner + 1, dtype=np.int64)
-    for node in leaves:
-        leaf_starts[parents[node] + 1] += 1
-    leaf_starts = np.cumsum(leaf_starts)
-    filled = leaf_starts.copy()
-    leaf_variables = np.empty(len(leaves), dtype=np.int64)
-    for node in leaves:
-        leaf = filled[parents[node]]
-        filled[parents[node]] += 1
-        leaf_variables[leaf] = variables[node]
-        places[node] = n_inner + leaf
-    return leaf_starts, leaf_variables
-
-
-@njit(cache=True)
-def _separate_leaves(
-    depths: IntArray, variables: IntArray, node_starts: IntArray
-) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray, IntArray]:
-    """Add a root to every column and list the leaves apart from the inner nodes.
-
-    Returns
-    -------
-    inner_starts : (n_columns + 1,) int
-    inner_depths, inner_variables : (n_inner,) int
-    leaf_starts : (n_inner + 1,) int
-    leaf_variables : (n_leaves,) int
-    places : (n_nodes,) int
-        Number of each node among all inner nodes followed by all leaves.
-    """
-    n_nodes, n_columns = len(depths), len(node_starts) - 1
-    places = np.full(n_nodes, -1, dtype=np.int64)
-    parents = np.empty(n_nodes, dtype=np.int64)
-    path = np.zeros(16, dtype=np.int64)
-    inner_starts = np.zeros(n_columns + 1, dtype=np.int64)
-    inner_depths = np.zeros(n_nodes + n_columns, dtype=np.int64)
-    inner_variables = np.full(n_nodes + n_columns, -1, dtype=np.int64)
-    n_inner = 0
-    for column in range(n_columns):
-        path[0] = n_inner
-        n_inner += 1
-        stop = node_starts[column + 1]
-        for node in range(node_starts[column], stop):
-            depth = depths[node]
-            parents[node] = path[depth - 1]
-            is_leaf = node + 1 == stop or depths[node + 1] <= depth
-            if not is_leaf:
-                inner_depths[n_inner], inner_variables[n_inner] = depth, variables[node]
-                places[node] = path[depth] = n_inner
-                n_inner += 1
-        inner_starts[column + 1] = n_inner
-    leaf_starts, leaf_variables = _place_leaves(places, parents, variables, n_inner)
-    return (
-        inner_starts,
-        inner_depths[:n_inner].copy(),
-        inner_variables[:n_inner].copy(),
-        leaf_starts,
-        leaf_variables,
-        places,
-    )

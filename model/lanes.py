@@ -23,7 +23,6 @@ Block = tuple[int, ...]
 TINY: Block = (0,)  # for a single configuration of a small supercell
 SMALL: Block = (0,) * 2
 NARROW: Block = (0,) * 4  # enough independent sums to hide their latency
-WIDE: Block = (0,) * 8  # as many as fit in the registers: fewer instructions about the forest
 CHUNK_BYTES = 64  # one register
 _CONTRACT = ("contract",)
 

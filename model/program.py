@@ -11,7 +11,7 @@ from scipy.sparse import coo_array, csr_array
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.forest import Forest, plant
 from anharm.model.kernels import Polynomials, evaluate
-from anharm.model.lanes import NARROW, WIDE, Block, width_of
+from anharm.model.lanes import NARROW, width_of
 from anharm.model.threads import ranges, run_threads
 
 
@@ -68,41 +68,35 @@ class Program:
     forest : Forest
     positions : (n_bodies, 3) float
         Ideal positions of the bodies, Angstrom.
-    places, terms, entry_outputs : (n_entries,) int
-        For every weight, the coefficient of the forest that it is, its monomial and its output.
-    coefficients : (forest.size,) float
+    terms, outputs : (n_monomials,) int
+        For every monomial of the forest, that of the table, and its output.
+    coefficients : (n_monomials,) float
     """
 
     n_outputs: int
     forest: Forest
     positions: FloatArray
-    places: IntArray
     terms: IntArray
-    entry_outputs: IntArray
+    outputs: IntArray
     coefficients: FloatArray
 
     @classmethod
     def compile(cls, table: MonomialTable, weights: csr_array) -> Program:
         """Compile the columns of a (n_terms, n_outputs) matrix of monomial coefficients."""
-        forest, places, terms, order = plant(table.variables, table.anchors, weights)
-        coefficients = np.zeros(forest.size)
+        forest, terms, order = plant(table.variables, table.anchors, weights)
         entries = coo_array(weights)
-        coefficients[places] = entries.data[order]
         return cls(
             n_outputs=int(weights.shape[1]),
             forest=forest,
             positions=table.body_positions,
-            places=places,
             terms=terms,
-            entry_outputs=entries.col[order].astype(np.int64),
-            coefficients=coefficients,
+            outputs=entries.col[order].astype(np.int64),
+            coefficients=entries.data[order],
         )
 
     def with_coefficients(self, term_coefficients: FloatArray) -> Program:
         """The same forest with other coefficients (n_terms,), for a program of one output."""
-        coefficients = np.zeros(self.forest.size)
-        coefficients[self.places] = term_coefficients[self.terms]
-        return replace(self, coefficients=coefficients)
+        return replace(self, coefficients=term_coefficients[self.terms])
 
     def evaluate(
         self,
@@ -117,14 +111,15 @@ class Program:
         """
         by_atom = configurations_last(displacements)
         n_configurations, n_cells = len(displacements), body_atoms.shape[1]
-        block = block_for(n_configurations * n_cells, by_atom.itemsize)
-        polynomials = Polynomials(self.forest, self.coefficients, self._offsets, body_atoms)
+        polynomials = Polynomials(
+            self.forest, self._weights, self._slopes, self.positions, body_atoms
+        )
         if threads == 1:
-            found = evaluate(polynomials, by_atom, 0, n_cells, self.n_outputs, virial, block)
+            found = evaluate(polynomials, by_atom, 0, n_cells, self.n_outputs, virial, NARROW)
         else:
-            grain = -(-width_of(block, by_atom.itemsize) // n_configurations)
+            grain = -(-width_of(NARROW, by_atom.itemsize) // n_configurations)
             tasks = [
-                partial(evaluate, polynomials, by_atom, *cells, self.n_outputs, virial, block)
+                partial(evaluate, polynomials, by_atom, *cells, self.n_outputs, virial, NARROW)
                 for cells in ranges(n_cells, threads, grain)
             ]
             found, *others = run_threads(tasks, threads)
@@ -138,14 +133,14 @@ class Program:
         return Evaluated(energies, configurations_first(forces), virials)
 
     @cached_property
-    def _offsets(self) -> FloatArray:
-        """(3 n_bodies, 3) ideal position of the body of every variable, Angstrom."""
-        return np.repeat(self.positions, 3, axis=0)
+    def _weights(self) -> FloatArray:
+        """(n_entries, 3) the entries of all matrices of the forest."""
+        return self.coefficients[self.forest.entry_monomials] * self.forest.entry_factors
 
-
-def block_for(n_lanes: int, itemsize: int) -> Block:
-    """Wide blocks for more lanes than a narrow one holds."""
-    return WIDE if n_lanes > width_of(NARROW, itemsize) else NARROW
+    @cached_property
+    def _slopes(self) -> FloatArray:
+        """(n_used, 3) coefficients of first order of the bodies of every column."""
+        return np.append(self.coefficients, 0.0)[self.forest.linear]
 
 
 def configurations_last(displacements: FloatArray) -> FloatArray:

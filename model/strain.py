@@ -223,10 +223,10 @@ class StrainedSum:
     def _sums(self, displacements: FloatArray) -> FloatArray:
         """(n_targets,) the sum over cells of every target in one configuration."""
         program = self._forest
-        by_place = np.empty(program.forest.size)
-        monomial_sums(program.forest, displacements, self._sum.body_atoms, by_place)
+        by_monomial = np.empty(len(program.terms))
+        monomial_sums(program.forest, displacements, self._sum.body_atoms, by_monomial)
         sums = np.empty(self._table.n_targets)
-        sums[program.terms] = by_place[program.places]
+        sums[program.terms] = by_monomial
         return sums
 
     def force_rows(self, deformation: FloatArray | None, displacements: FloatArray) -> FloatArray:

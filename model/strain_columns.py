@@ -43,15 +43,13 @@ class StrainedColumns:
         marked = csr_array((marks, np.divmod(distinct, n_outputs)), shape)
         self._program = Program.compile(table.monomials, marked)
         places = np.empty(len(distinct), dtype=np.int64)
-        places[self._program.coefficients[self._program.places].astype(np.int64) - 1] = (
-            self._program.places
-        )
+        places[self._program.coefficients.astype(np.int64) - 1] = np.arange(len(distinct))
         self._map = csr_array(
             (
                 table.weights[contributions] * weights.data[entries],
                 (places[numbers.ravel()], contributions),
             ),
-            shape=(self._program.forest.size, len(shares)),
+            shape=(len(distinct), len(shares)),
         )
 
     def program(self, strains: FloatArray) -> Program:

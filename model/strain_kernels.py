@@ -123,8 +123,8 @@ def monomial_sums(
     displacements : (n_atoms, 3) float
         Angstrom, in the supercell's order.
     body_atoms : (n_bodies, n_cells) int
-    sums : (forest.size,) float
-        Result, Angstrom to the power of the depth.
+    sums : (n_monomials,) float
+        Result, Angstrom to the power of the order.
     """
     n_bodies, n_cells = body_atoms.shape
     values = np.empty((n_bodies * 3, n_cells))
@@ -132,19 +132,30 @@ def monomial_sums(
         for cell in range(n_cells):
             for axis in range(3):
                 values[body * 3 + axis, cell] = displacements[body_atoms[body, cell], axis]
+    for index in range(len(forest.bodies)):
+        for axis in range(3):
+            if forest.linear[index, axis] >= 0:
+                sums[forest.linear[index, axis]] = values[forest.bodies[index] * 3 + axis].sum()
     products = np.ones((_MAXIMUM_ORDER, n_cells))
-    n_nodes = len(forest.depths)
-    for node in range(n_nodes):
+    of_row = np.empty(n_cells)
+    for node in range(len(forest.depths)):
         depth = forest.depths[node]
         product = products[depth]
         if depth > 0:
             factor, parent = values[forest.node_variables[node]], products[depth - 1]
             for cell in range(n_cells):
                 product[cell] = parent[cell] * factor[cell]
-        sums[node] = product.sum()
-        for leaf in range(forest.leaf_starts[node], forest.leaf_starts[node + 1]):
-            factor = values[forest.leaf_variables[leaf]]
-            total = 0.0
-            for cell in range(n_cells):
-                total += product[cell] * factor[cell]
-            sums[n_nodes + leaf] = total
+        for row in range(forest.row_starts[node], forest.row_starts[node + 1]):
+            for axis in range(3):
+                variable = forest.row_bodies[row] * 3 + axis
+                factor = values[variable]
+                for cell in range(n_cells):
+                    of_row[cell] = product[cell] * factor[cell]
+                for entry in range(forest.entry_starts[row], forest.entry_starts[row + 1]):
+                    other = forest.entry_variables[entry]
+                    if other >= variable and forest.entry_factors[entry, axis] > 0:
+                        factor = values[other]
+                        total = 0.0
+                        for cell in range(n_cells):
+                            total += of_row[cell] * factor[cell]
+                        sums[forest.entry_monomials[entry, axis]] = total

@@ -78,7 +78,7 @@ def gather(
 
 @_compiled
 def scatter(
-    variables: IntArray,
+    bodies: IntArray,
     begin: int,
     end: int,
     body_atoms: IntArray,
@@ -88,12 +88,12 @@ def scatter(
     forces: FloatArray,
     output: int,
 ) -> None:
-    """Subtract the gradient by some variables, for some lanes, from the forces.
+    """Subtract the gradient by some bodies, for some lanes, from the forces.
 
     Parameters
     ----------
-    variables : (n,) int
-        Body * 3 + axis; those from `begin` up to `end` are used.
+    bodies : (n,) int
+        Those from `begin` up to `end` are used.
     begin, end : int
     body_atoms, first, count
         As in `gather`.
@@ -106,19 +106,22 @@ def scatter(
     width, shift = gradient.shape[1], output * forces.shape[1] * 3 * n_configurations
     first_cell, first_configuration = divmod(first, n_configurations)
     for index in range(begin, end):
-        variable = item(variables, index)
-        row, atoms = variable * width, variable // 3 * n_cells
-        along = shift + variable % 3 * n_configurations
+        body = item(bodies, index)
+        row, atoms = body * 3 * width, body * n_cells
         if n_configurations == 1:
             for lane in range(count):
-                place = item(body_atoms, atoms + first + lane) * 3 + along
-                set_item(forces, place, item(forces, place) - item(gradient, row + lane))
+                place = shift + item(body_atoms, atoms + first + lane) * 3
+                for axis in range(3):
+                    slope = item(gradient, row + axis * width + lane)
+                    set_item(forces, place + axis, item(forces, place + axis) - slope)
             continue
         lane, cell, configuration = 0, first_cell, first_configuration
         while lane < count:
             length = min(n_configurations - configuration, count - lane)
-            place = item(body_atoms, atoms + cell) * 3 * n_configurations + along + configuration
-            _subtract(forces, place, gradient, row + lane, length)
+            place = shift + item(body_atoms, atoms + cell) * 3 * n_configurations + configuration
+            for axis in range(3):
+                start = row + axis * width + lane
+                _subtract(forces, place + axis * n_configurations, gradient, start, length)
             lane, cell, configuration = lane + length, cell + 1, 0
 
 
