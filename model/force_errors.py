@@ -21,8 +21,13 @@ from anharm.model.force_rows import ForceRows
 from anharm.model.independent_parameters import IndependentParameters
 from anharm.model.lanes import NARROW, SMALL, TINY, Block, width_of
 from anharm.model.product_kernels import PRODUCT_BLOCK, Combinations, Packed, packed
-from anharm.model.program import MonomialTable, Program, configurations_last
-from anharm.model.row_kernels import RowProgram, Workspace, add_to_totals, standard_deviations
+from anharm.model.program import (
+    MonomialTable,
+    Program,
+    configurations_first,
+    configurations_last,
+)
+from anharm.model.row_kernels import RowProgram, Workspace, add_to_totals, variances
 from anharm.model.threads import ranges, run_threads
 
 AnyPrecision = NDArray[Any]  # float64 or float32
@@ -158,16 +163,17 @@ class ForceErrors:
             sum_over = partial(self._totals, program, by_atom, block)
             found = run_threads([partial(sum_over, *part) for part in parts], threads)
             means = (np.sum(found, axis=0) / (self._n_sites * self._n_cells)).astype(dtype)
-        result = np.empty((n_configurations, self._n_sites, self._n_cells, 3))
+        result = np.empty((self._n_sites, self._n_cells, 3, n_configurations))
 
         def fill(begin: int, stop: int) -> None:
-            standard_deviations(
+            variances(
                 program, matrix, means, by_atom, begin, stop, block, PRODUCT_BLOCK,
                 self._workspace(block, dtype), result,
             )  # fmt: skip
 
         run_threads([partial(fill, *part) for part in parts], threads)
-        return result.reshape(displacements.shape)
+        by_configuration = configurations_first(np.sqrt(result).reshape(1, -1, 3, n_configurations))
+        return by_configuration.reshape(displacements.shape)
 
     def _block(self, n_lanes: int, itemsize: int) -> Block:
         """The smallest block that holds all lanes, if one does."""

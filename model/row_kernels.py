@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 from numba import njit
 
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.force_rows import RowTables
 from anharm.model.lanes import Block, broadcast, load, multiply, multiply_add, store
 from anharm.model.product_kernels import Combinations, Packed, combine, sums_of_squares
+from anharm.model.transport import gather
 
 
 class RowProgram(NamedTuple):
@@ -66,26 +66,6 @@ _compiled = njit(
 
 
 @_compiled
-def _gather(
-    displacements: FloatArray, body_atoms: IntArray, first: int, last: int, values: FloatArray
-) -> None:
-    """Displacements (n_atoms, 3, n_configurations) of every body for the lanes from first on."""
-    n_configurations = displacements.shape[2]
-    for body in range(len(body_atoms)):
-        lane = 0
-        cell, configuration = divmod(first, n_configurations)
-        while lane < last - first:
-            length = min(n_configurations - configuration, last - first - lane)
-            source = displacements[body_atoms[body, cell]]
-            for axis in range(3):
-                row, part = values[body * 3 + axis], source[axis]
-                for index in range(length):
-                    row[lane + index] = part[configuration + index]
-            lane += length
-            cell, configuration = cell + 1, 0
-
-
-@_compiled
 def _polynomials(program: RowProgram, block: Block, work: Workspace) -> None:
     """Rows of the symmetry-allowed parameters, group by group."""
     tables, coefficients, monomials = program.tables, program.coefficients, work.monomials
@@ -123,11 +103,33 @@ def _design_rows(
     work: Workspace,
 ) -> None:
     """Design rows of one block of lanes, as chunks of columns."""
-    _gather(displacements, program.body_atoms, first, last, work.values)
+    gather(displacements, program.body_atoms, first, last - first, work.values)
     _polynomials(program, block, work)
     n_chunks = len(work.squares)
     columns = work.free.reshape((-1, work.rows.shape[1]))
     combine(program.combinations, columns, n_chunks, product_block, work.rows)
+
+
+@_compiled
+def _exchange(
+    sums: FloatArray, first: int, last: int, n_sites: int, work: Workspace, is_total: bool
+) -> None:
+    """Add the rows of some lanes to sums (n_parameters, 3, n_configurations).
+
+    Or, if these are means and not totals, subtract them from the rows.
+    """
+    n_parameters, _, n_configurations = sums.shape
+    width, product_width = work.values.shape[1], work.rows.shape[1]
+    for component in range(3 * n_sites):
+        for lane in range(last - first):
+            chunk, column = divmod(component * width + lane, product_width)
+            rows = work.rows[chunk * n_parameters : (chunk + 1) * n_parameters, column]
+            share = sums[:, component % 3, (first + lane) % n_configurations]
+            for parameter in range(n_parameters):
+                if is_total:
+                    share[parameter] += rows[parameter]
+                else:
+                    rows[parameter] -= share[parameter]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
@@ -142,35 +144,16 @@ def add_to_totals(
     totals: FloatArray,
 ) -> None:
     """Add the design rows of some lanes to the totals (n_parameters, 3, n_configurations)."""
-    n_parameters, n_configurations = totals.shape[0], totals.shape[2]
-    width, product_width = work.values.shape[1], work.rows.shape[1]
+    width = work.values.shape[1]
     _prepare(program, work)
     for first in range(first_lane, last_lane, width):
         last = min(first + width, last_lane)
         _design_rows(program, displacements, first, last, block, product_block, work)
-        for component in range(3 * program.n_sites):
-            for lane in range(last - first):
-                chunk, column = divmod(component * width + lane, product_width)
-                target = totals[:, component % 3, (first + lane) % n_configurations]
-                for parameter in range(n_parameters):
-                    target[parameter] += work.rows[chunk * n_parameters + parameter, column]
-
-
-@_compiled
-def _subtract(means: FloatArray, first: int, last: int, n_sites: int, work: Workspace) -> None:
-    """Subtract the means (n_parameters, 3, n_configurations) from the rows of some lanes."""
-    n_parameters, n_configurations = means.shape[0], means.shape[2]
-    width, product_width = work.values.shape[1], work.rows.shape[1]
-    for component in range(3 * n_sites):
-        for lane in range(last - first):
-            chunk, column = divmod(component * width + lane, product_width)
-            mean = means[:, component % 3, (first + lane) % n_configurations]
-            for parameter in range(n_parameters):
-                work.rows[chunk * n_parameters + parameter, column] -= mean[parameter]
+        _exchange(totals, first, last, program.n_sites, work, True)
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def standard_deviations(
+def variances(
     program: RowProgram,
     factor: Packed,
     means: FloatArray,
@@ -182,7 +165,7 @@ def standard_deviations(
     work: Workspace,
     result: FloatArray,
 ) -> None:
-    """Root of the sum of squares of factor times design row, for every component of some lanes.
+    """Sum of squares of factor times design row, for every component of some lanes.
 
     Parameters
     ----------
@@ -198,8 +181,8 @@ def standard_deviations(
         How many lanes are evaluated, and how many columns multiplied, at a time.
     work : Workspace
         The components of a block must fill whole chunks.
-    result : (n_configurations, n_sites, n_cells, 3) float
-        eV/Angstrom.
+    result : (n_sites, n_cells, 3, n_configurations) float
+        (eV/Angstrom)^2.
     """
     width = work.values.shape[1]
     n_configurations, n_chunks = displacements.shape[2], len(work.squares)
@@ -209,11 +192,14 @@ def standard_deviations(
         last = min(first + width, last_lane)
         _design_rows(program, displacements, first, last, block, product_block, work)
         if len(means):
-            _subtract(means, first, last, program.n_sites, work)
+            _exchange(means, first, last, program.n_sites, work, False)
         sums_of_squares(factor, work.rows, n_chunks, product_block, work.squares)
-        for lane in range(last - first):
-            cell, configuration = divmod(first + lane, n_configurations)
-            for component in range(3 * program.n_sites):
-                site, axis = divmod(component, 3)
-                found = np.sqrt(squares[component, lane])
-                result[configuration, site, cell, axis] = found
+        for site in range(program.n_sites):
+            for axis in range(3):
+                found, part = squares[site * 3 + axis], result[site, :, axis]
+                cell, configuration = divmod(first, n_configurations)
+                for lane in range(last - first):
+                    part[cell, configuration] = found[lane]
+                    configuration += 1
+                    if configuration == n_configurations:
+                        cell, configuration = cell + 1, 0
