@@ -77,7 +77,9 @@ class Client:
         errors = (mean * normal(2.5, 0.2), mean, mean * normal(1.2, 0.02))
         self.asked = time.perf_counter()
         self.socket.send(
-            encode(Observation(self.name, self.sequence, digest, self.version, *errors, energy))
+            encode(
+                Observation(self.name, self.sequence, digest, self.version, False, *errors, energy)
+            )
         )
 
     def is_answered(self) -> bool:

@@ -182,7 +182,7 @@ class LatticeClient:
             digests, values = _rows(parts[number:end], results[number:end], rows)
             self._link.tell(
                 Observations.of(
-                    self._link.name, first + agreed, version, digests, values, is_answered
+                    self._link.name, first + agreed, version, is_answered, digests, values
                 )
             )
             if end < len(parts) and results[end] is None:
@@ -191,11 +191,10 @@ class LatticeClient:
             if isinstance(reply, SendConfiguration):
                 agreed = self._agreed(reply, first, count) - 1
                 number = bisect_right(starts, agreed) - 1
-                positions = parts[number].positions[agreed - starts[number]]
+                cell, positions = parts[number].cell, parts[number].positions
+                wanted = positions[agreed - starts[number]]
                 reply = self._link.ask(
-                    ConfigurationSent.of(
-                        self._link.name, first + agreed, parts[number].cell, positions
-                    )
+                    ConfigurationSent.of(self._link.name, reply.sequence, cell, wanted)
                 )
             if isinstance(reply, Proceed):
                 agreed = self._agreed(reply, first, count)

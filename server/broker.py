@@ -20,7 +20,7 @@ from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import (
-    LatticeClient,
+    ClientState,
     budget_spent,
     check_numbers,
     labels_from_clients,
@@ -93,7 +93,7 @@ class Broker:
         self.labels = LabelRequests(record, learner, labelling, initial, attempts)
         self.n_atoms = len(initial.ideal.positions)
         self.relays = Relays(self.labels, record, self.n_atoms)
-        self.clients: dict[str, LatticeClient] = {}
+        self.clients: dict[str, ClientState] = {}
         self.trajectories = Trajectories(record, self.settings, beads, self.synchronous)
         self.sample = ConfigurationSample(record)
         self.judge = ConvergenceJudge(record, self.settings, beads, self.trajectories.states)
@@ -145,7 +145,7 @@ class Broker:
         if isinstance(message, Observation):
             return self._observe(client, message)
         if isinstance(message, ConfigurationSent):
-            return self._request_label(client, message)
+            return self._take_configuration(client, message)
         if isinstance(message, Goodbye):
             return self._part(client, message)
         return []
@@ -160,7 +160,7 @@ class Broker:
         failure = refusal(message, self.clients, self.trajectories.states.keys())
         if failure:
             return [(address, Stop("", failure))]
-        client = LatticeClient(message.client, address, message.trajectory, last_heard=self._now)
+        client = ClientState(message.client, address, message.trajectory, last_heard=self._now)
         self.clients[message.client] = client
         logger.info("lattice client %s joined trajectory %s", client.name, client.trajectory)
         is_labelling = self.synchronous and len(self.labels) > 0  # what it evaluated before, maybe
@@ -169,7 +169,7 @@ class Broker:
             return [(address, Waiting(self.waiting_for))]
         return [self._model_for(client)]
 
-    def _observe(self, client: LatticeClient, message: Observation) -> list[Reply]:
+    def _observe(self, client: ClientState, message: Observation) -> list[Reply]:
         if self.phase == "stopped":
             return [(client.address, Stop("the run has ended", self.failure))]
         check_numbers(message)
@@ -212,7 +212,7 @@ class Broker:
         logger.warning(self.judge.reason)
         return True
 
-    def _request_label(self, client: LatticeClient, message: ConfigurationSent) -> list[Reply]:
+    def _take_configuration(self, client: ClientState, message: ConfigurationSent) -> list[Reply]:
         decision, client.wanted = client.wanted, None
         sampled_step, client.sampled_step = client.sampled_step, None
         is_unwanted = decision is None and sampled_step is None
@@ -235,7 +235,7 @@ class Broker:
             return [(client.address, Waiting(self.waiting_for))]
         return [(client.address, Proceed(message.sequence))]
 
-    def _part(self, client: LatticeClient, message: Goodbye) -> list[Reply]:
+    def _part(self, client: ClientState, message: Goodbye) -> list[Reply]:
         del self.clients[client.name]
         self.n_finished += 1
         logger.info(
@@ -256,7 +256,7 @@ class Broker:
             return self.stop("i-PI ended the dynamics", "")
         return []
 
-    def _model_for(self, client: LatticeClient) -> Reply:
+    def _model_for(self, client: ClientState) -> Reply:
         client.waits_for, client.may_repeat = "", True
         return client.address, NewModel(self.learner.version, self.learner.content)
 
@@ -365,7 +365,7 @@ class Broker:
         else:
             self._give_up(client, "does not read its messages")
 
-    def _give_up(self, client: LatticeClient, why: str) -> None:
+    def _give_up(self, client: ClientState, why: str) -> None:
         text = f"lattice client {client.name} {why}: given up"
         logger.warning(text)
         self.record.log(text, "warning")

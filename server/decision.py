@@ -131,7 +131,7 @@ class TrajectoryState:
 
 
 @dataclass(frozen=True)
-class Observation:
+class ObservedStep:
     """One step of a trajectory as the decision sees it.
 
     Attributes
@@ -190,14 +190,14 @@ class Decision:
 
 
 def decide(
-    state: TrajectoryState, observation: Observation, settings: TrainingSection
+    state: TrajectoryState, observation: ObservedStep, settings: TrainingSection
 ) -> tuple[TrajectoryState, Decision]:
     """Decide on one step and return the trajectory's next state.
 
     Parameters
     ----------
     state : TrajectoryState
-    observation : Observation
+    observation : ObservedStep
     settings : TrainingSection
         Rule, thresholds (eV/Angstrom), window and intervals (steps), budget (labels).
 
@@ -260,7 +260,7 @@ def _slot(state: TrajectoryState, step: int) -> int | None:
 
 def _first_match(
     state: TrajectoryState,
-    observation: Observation,
+    observation: ObservedStep,
     settings: TrainingSection,
     mean: float | None,
     count: int,

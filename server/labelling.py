@@ -284,7 +284,10 @@ class LabellingServer:
     def _admit(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         with self._lock:
-            if self._is_closing or len(self._clients) >= LARGEST_NUMBER_OF_CLIENTS:
+            if self._is_closing:
+                connection.close()
+                return
+            if len(self._clients) >= LARGEST_NUMBER_OF_CLIENTS:
                 logger.warning(
                     "a reference client was turned away: %d are connected, the most allowed",
                     len(self._clients),

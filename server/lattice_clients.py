@@ -22,7 +22,7 @@ LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
 
 
 @dataclass
-class LatticeClient:
+class ClientState:
     """What the broker knows of one lattice client.
 
     Attributes
@@ -94,13 +94,13 @@ def check_numbers(message: Observation) -> None:
         raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
 
 
-def refusal(hello: Hello, clients: Mapping[str, LatticeClient], trajectories: Set[str]) -> str:
+def refusal(hello: Hello, clients: Mapping[str, ClientState], trajectories: Set[str]) -> str:
     """Say why a client may not join those that are there; or "".
 
     Parameters
     ----------
     hello : Hello
-    clients : mapping of LatticeClient
+    clients : mapping of ClientState
         By name.
     trajectories : set of str
         Those with steps; each client's own counts as well.

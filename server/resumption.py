@@ -10,7 +10,7 @@ from typing import Any
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts, errors_of_steps
-from anharm.server.decision import Observation, TrajectoryState, decide
+from anharm.server.decision import ObservedStep, TrajectoryState, decide
 from anharm.server.record import Record
 
 _CONFIGURATION = "configuration"
@@ -59,7 +59,7 @@ def restore_states(
     for entry in entries:
         name = entry.trajectory
         before = states.get(name) or TrajectoryState(name, beads=beads.of(name))
-        seen = Observation(entry.step, entry.maximum, entry.model_version)
+        seen = ObservedStep(entry.step, entry.maximum, entry.model_version)
         after, decision = decide(before, seen, settings)
         is_unasked = decision.label and entry.step not in requested.get(name, ())
         if is_unasked and next_steps[entry.number] in (None, entry.step):

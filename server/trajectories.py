@@ -10,9 +10,8 @@ import numpy as np
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
 from anharm.server.calm import NOT_CALM, Calm, calm_after
-from anharm.server.decision import Decision, TrajectoryState, decide, refitted
-from anharm.server.decision import Observation as DecisionInput
-from anharm.server.lattice_clients import LatticeClient
+from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide, refitted
+from anharm.server.lattice_clients import ClientState
 from anharm.server.record import Record
 from anharm.server.resumption import restore_states, stored_state
 from anharm.wire.messages import Observation
@@ -51,7 +50,7 @@ class Trajectories:
         """Steps of all trajectories, those of ring polymers having many evaluations."""
         return sum(-(-state.steps // state.beads) for state in self.states.values())
 
-    def place(self, client: LatticeClient, message: Observation) -> None:
+    def place(self, client: ClientState, message: Observation) -> None:
         """Find the step of the first observation of a client that is new or came back.
 
         Where the one before it, or the broker before this one, died in the middle of a step, the
@@ -63,7 +62,7 @@ class Trajectories:
         client.is_new, client.may_repeat, client.step = False, True, last_step
         client.last_sequence = message.sequence if is_again else message.sequence - 1
 
-    def number(self, client: LatticeClient, sequence: int) -> bool:
+    def number(self, client: ClientState, sequence: int) -> bool:
         """Set the client's step to that of an observation; tell whether it is a new one."""
         is_new = sequence > client.last_sequence
         if is_new:
@@ -72,12 +71,12 @@ class Trajectories:
         client.last_sequence, client.may_repeat = sequence, False
         return is_new
 
-    def decide(self, client: LatticeClient, message: Observation, labels_taken: int) -> Decision:
+    def decide(self, client: ClientState, message: Observation, labels_taken: int) -> Decision:
         """Decide on the client's step, and keep it in the record."""
         name, step = client.trajectory, client.step
         state = self.states.get(name) or TrajectoryState(name, beads=self._beads.of(name))
         error = float(np.float32(message.force_std_max))  # as the record keeps it
-        seen = DecisionInput(step, error, message.model_version, labels_taken)
+        seen = ObservedStep(step, error, message.model_version, labels_taken)
         self.states[name], decision = decide(state, seen, self._settings)
         if decision.verdict == "budget":
             self._record.add_decision(decision)
@@ -89,7 +88,7 @@ class Trajectories:
         return decision
 
     def calm_after(
-        self, decision: Decision, clients: Collection[LatticeClient], version: int
+        self, decision: Decision, clients: Collection[ClientState], version: int
     ) -> Calm:
         """How far a trajectory may go on unobserved.
 

@@ -36,7 +36,7 @@ def messages(random: Random) -> list:
     number = random.choice([0, 1, random.getrandbits(20), 2**52])
     return [
         Hello(random.choice([0, 1, 1, 2]), client, "rubbish"),
-        Observation(client, number, bytes(8), random.randrange(5), 0.1, 0.01, 0.02, -300.0),
+        Observation(client, number, bytes(8), random.randrange(5), False, 0.1, 0.01, 0.02, -300.0),
         ConfigurationSent.of(client, number, np.eye(3), np.zeros((random.choice([1, 64]), 3))),
         Alive(client),
         Goodbye(client, ""),

@@ -54,11 +54,11 @@ class Observation:
     sequence: int
     configuration: bytes
     model_version: int
+    is_answered: bool
     force_std_max: float
     force_std_mean: float
     force_std_rms: float
     energy: float
-    is_answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Observations:
     client: str
     sequence: int
     model_version: int
+    is_answered: bool
     configurations: bytes
     values: bytes
-    is_answered: bool = False
 
     @classmethod
     def of(
@@ -82,29 +82,18 @@ class Observations:
         client: str,
         sequence: int,
         model_version: int,
+        is_answered: bool,
         configurations: Sequence[bytes],
         values: NDArray[np.float64],
-        is_answered: bool = False,
     ) -> Observation | Observations:
-        """Pack digests, and (n, 4) numbers: largest, mean and rms error, energy.
-
-        What a single one says takes no packing.
-        """
+        """Pack digests, and (n, 4) numbers: largest, mean and rms error, energy."""
         if len(values) == 1:
-            largest, mean, rms, energy = values[0].tolist()
+            numbers = values[0].tolist()
             return Observation(
-                client,
-                sequence,
-                configurations[0],
-                model_version,
-                largest,
-                mean,
-                rms,
-                energy,
-                is_answered,
+                client, sequence, configurations[0], model_version, is_answered, *numbers
             )
         digests = b"".join(configurations)
-        return cls(client, sequence, model_version, digests, pack(values), is_answered)
+        return cls(client, sequence, model_version, is_answered, digests, pack(values))
 
     def one_by_one(self) -> list[Observation]:
         """The observations, in their order.
@@ -129,13 +118,10 @@ class Observations:
                 self.sequence + index,
                 self.configurations[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES],
                 self.model_version,
-                largest,
-                mean,
-                rms,
-                energy,
                 self.is_answered,
+                *numbers,
             )
-            for index, (largest, mean, rms, energy) in enumerate(values.tolist())
+            for index, numbers in enumerate(values.tolist())
         ]
 
 
@@ -250,7 +236,10 @@ class Introduce:
 
 @dataclass(frozen=True)
 class NewModel:
-    """Another model version (the content of its file); evaluate again and observe again."""
+    """Another model version (the content of its file).
+
+    What i-PI has not been answered is evaluated again, and all that waits is observed again.
+    """
 
     version: int
     content: bytes

@@ -33,7 +33,7 @@ NONSENSE = [
     [encode(Proceed(0))],
     [encode(NewModel(1, b"not a model"))],
     [encode(Goodbye("somebody", "I end your run"))],
-    [encode(Observation("somebody", 0, bytes(8), 1, 9.0, 9.0, 9.0, 0.0))],
+    [encode(Observation("somebody", 0, bytes(8), 1, False, 9.0, 9.0, 9.0, 0.0))],
     [encode(ConfigurationSent("somebody", 0, bytes(72), bytes(64 * 24)))],
 ]
 
@@ -88,7 +88,9 @@ def expect_replays_to_be_dropped(socket):
     def observe(sequence, version):
         digest = b"%8d" % sequence
         errors = (1e-3, 1e-3, 1e-3)
-        socket.send(encode(Observation("replayer", sequence, digest, version, *errors, -1.0)))
+        socket.send(
+            encode(Observation("replayer", sequence, digest, version, False, *errors, -1.0))
+        )
 
     version = model.version
     for sequence in (0, 1):

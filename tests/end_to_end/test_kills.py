@@ -15,7 +15,7 @@ import pytest
 from anharm.configuration import load_configuration
 from anharm.server.beads import BeadCounts
 from anharm.server.calm import LONGEST_CALM
-from anharm.server.decision import Observation, decide
+from anharm.server.decision import ObservedStep, decide
 from anharm.server.record_schema import content_hash
 from anharm.server.resumption import restore_states
 
@@ -52,7 +52,7 @@ def expect_whole(job, calculations=None):
     errors = np.concatenate([chunk.maximum for chunk in chunks]).astype(float)
     assert steps.tolist() == list(range(len(steps)))  # without gap, without repetition
     if state.steps == len(steps) - 1:  # killed before the label of the last step was asked for:
-        seen = Observation(int(steps[-1]), float(errors[-1]), state.model_version)
+        seen = ObservedStep(int(steps[-1]), float(errors[-1]), state.model_version)
         assert decide(state, seen, settings)[1].label
         steps, errors = steps[:-1], errors[:-1]  # it comes again
     assert state.last_step == steps[-1] and state.steps == len(steps)

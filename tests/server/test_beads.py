@@ -12,7 +12,7 @@ from anharm.server.beads import BeadCounts, errors_of_steps
 from anharm.server.convergence_judge import ConvergenceJudge
 from anharm.server.decision import (
     Decision,
-    Observation,
+    ObservedStep,
     TrajectoryState,
     decide,
     is_audit_step,
@@ -34,7 +34,7 @@ def replay(
     """Drive a ring polymer through the decision, refitting after every label."""
     state, decisions = TrajectoryState("a", beads=BEADS), []
     for number, error in enumerate(errors):
-        state, decision = decide(state, Observation(number, error, 0), training)
+        state, decision = decide(state, ObservedStep(number, error, 0), training)
         decisions.append(decision)
         state = refitted(state, 0) if decision.label else state
     return state, decisions
@@ -81,10 +81,10 @@ def test_a_bead_that_stands_out_is_labelled_at_once_and_the_others_of_its_step_a
 def test_an_evaluation_by_a_new_model_takes_the_place_of_the_older_one() -> None:
     training = settings()
     state, _ = replay([0.1, 0.1, 0.1, 0.1, 0.2, 0.8], training)
-    state, decision = decide(state, Observation(5, 0.15, 1), training)
+    state, decision = decide(state, ObservedStep(5, 0.15, 1), training)
     assert decision.rule == "already-labelled" and decision.mean == pytest.approx(0.1)
     assert list(state.errors) == pytest.approx([0.1, 0.2])
-    state, _ = decide(state, Observation(4, 0.05, 1), training)
+    state, _ = decide(state, ObservedStep(4, 0.05, 1), training)
     assert list(state.errors) == pytest.approx([0.1, 0.15])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
 from anharm.server.calm import Calm, calm_after
-from anharm.server.decision import Decision, Observation, TrajectoryState, decide, is_audit_step
+from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide, is_audit_step
 
 
 def settings(**changes: Any) -> TrainingSection:
@@ -22,7 +22,7 @@ def observed(
     """A trajectory after evaluations of these errors, and the decision on the last of them."""
     state = TrajectoryState("t", beads=beads)
     for step, error in enumerate(errors):
-        state, decision = decide(state, Observation(step, error, 0), training)
+        state, decision = decide(state, ObservedStep(step, error, 0), training)
     return state, decision
 
 
@@ -45,7 +45,7 @@ def test_after_a_calm_step_one_of_a_similar_error_is_not_labelled(
     state, last = observed(errors, training)
     if calm_after(state, last, training).steps:
         # a tenth more; the average, with the calm step in it now, may have moved towards it
-        _, following = decide(state, Observation(len(errors), 1.1 * last.value, 0), training)
+        _, following = decide(state, ObservedStep(len(errors), 1.1 * last.value, 0), training)
         assert not following.label
 
 

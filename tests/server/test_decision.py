@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from anharm.configuration import TrainingSection
 from anharm.server.decision import (
     Decision,
-    Observation,
+    ObservedStep,
     TrajectoryState,
     decide,
     is_audit_step,
@@ -35,7 +35,7 @@ def replay(
     """Drive a trajectory through the decision, refitting after every label."""
     state, decisions, taken = TrajectoryState("a"), [], 0
     for step, error in enumerate(errors):
-        state, decision = decide(state, Observation(step, error, taken, taken), training)
+        state, decision = decide(state, ObservedStep(step, error, taken, taken), training)
         decisions.append(decision)
         if decision.label:
             taken += 1
@@ -77,9 +77,9 @@ def test_a_fixed_threshold_ignores_the_history() -> None:
 
 def test_a_labelled_step_evaluated_again_is_not_labelled_again() -> None:
     training = settings(maximum=0.1)
-    state, first = decide(TrajectoryState("a"), Observation(7, 0.5, 0), training)
+    state, first = decide(TrajectoryState("a"), ObservedStep(7, 0.5, 0), training)
     state = refitted(state, 1)
-    state, second = decide(state, Observation(7, 0.3, 1), training)
+    state, second = decide(state, ObservedStep(7, 0.3, 1), training)
     assert first.label and second.rule == "already-labelled" and not second.label
     assert list(state.errors) == [0.3] and state.steps == 1
 
@@ -87,9 +87,9 @@ def test_a_labelled_step_evaluated_again_is_not_labelled_again() -> None:
 def test_the_error_of_a_model_that_was_replaced_asks_for_no_label() -> None:
     """i-PI was answered by it, so that it counts; the next step has the new model's error."""
     training = settings(maximum=0.1, minimum_interval=0)
-    state, first = decide(TrajectoryState("a"), Observation(0, 0.5, 1), training)
-    state, second = decide(refitted(state, 2), Observation(1, 0.6, 1), training)
-    state, third = decide(state, Observation(2, 0.6, 2), training)
+    state, first = decide(TrajectoryState("a"), ObservedStep(0, 0.5, 1), training)
+    state, second = decide(refitted(state, 2), ObservedStep(1, 0.6, 1), training)
+    state, third = decide(state, ObservedStep(2, 0.6, 2), training)
     assert [d.verdict for d in (first, second, third)] == ["label", "continue", "label"]
     assert second.rule == "replaced-model"
     assert list(state.errors) == [0.5, 0.6, 0.6] and state.model_version == 2
@@ -102,7 +102,7 @@ def test_a_request_starts_the_interval_even_before_its_refit() -> None:
 
 def test_a_spent_budget_is_said_and_takes_no_label() -> None:
     training = settings(maximum=0.1, budget=4)
-    state, decision = decide(TrajectoryState("a"), Observation(0, 0.5, 0, 4), training)
+    state, decision = decide(TrajectoryState("a"), ObservedStep(0, 0.5, 0, 4), training)
     assert decision.verdict == "budget" and decision.rule == "maximum" and not decision.label
     assert state.requests == 0
 
@@ -121,13 +121,13 @@ def test_the_window_keeps_the_errors_of_older_models() -> None:
 @pytest.mark.parametrize("error", [float("nan"), float("inf"), -0.1])
 def test_an_error_that_is_no_error_is_refused(error: float) -> None:
     with pytest.raises(ValueError, match="finite number"):
-        decide(TrajectoryState("a"), Observation(0, error, 0), settings())
+        decide(TrajectoryState("a"), ObservedStep(0, error, 0), settings())
 
 
 def test_no_step_is_left_out() -> None:
     state, _ = replay([0.1] * 3, settings())
     with pytest.raises(ValueError, match="step 4 comes after step 2"):
-        decide(state, Observation(4, 0.1, 0), settings())
+        decide(state, ObservedStep(4, 0.1, 0), settings())
 
 
 def test_a_step_evaluated_again_after_others_takes_its_own_place_in_the_average() -> None:
@@ -135,12 +135,12 @@ def test_a_step_evaluated_again_after_others_takes_its_own_place_in_the_average(
     training = settings(maximum=0.4, window=4, minimum_interval=4)
     state, decisions = replay([0.1, 0.5, 0.2, 0.3], training, refit=False)
     assert labelled(decisions) == [1]
-    state, decision = decide(refitted(state, 1), Observation(1, 0.05, 1), training)
+    state, decision = decide(refitted(state, 1), ObservedStep(1, 0.05, 1), training)
     assert decision.rule == "already-labelled" and not decision.label
     assert list(state.errors) == [0.1, 0.05, 0.2, 0.3]
     assert (state.last_step, state.last_label_step, state.steps) == (3, 1, 4)
     state, _ = replay([0.1] * 10, training)
-    again, _ = decide(state, Observation(2, 5.0, 1), training)  # it has left the window
+    again, _ = decide(state, ObservedStep(2, 5.0, 1), training)  # it has left the window
     assert list(again.errors) == list(state.errors)
 
 
@@ -185,7 +185,7 @@ def test_a_state_stored_and_read_again_decides_the_same(errors: list[float], cut
     state, _ = replay(errors[:cut], training)
     stored = TrajectoryState.from_dict(json.loads(json.dumps(state.as_dict())))
     assert stored.as_dict() == state.as_dict()
-    observation = Observation(len(errors[:cut]), errors[-1], 1)
+    observation = ObservedStep(len(errors[:cut]), errors[-1], 1)
     assert decide(stored, observation, training)[1] == decide(state, observation, training)[1]
 
 
@@ -194,8 +194,8 @@ def test_deciding_leaves_the_state_as_it_was(errors: list[float]) -> None:
     state, _ = replay(errors, settings())
     before = state.as_dict()
     step = len(errors)
-    first = decide(state, Observation(step, 0.3, 0), settings())
-    second = decide(state, Observation(step, 0.3, 0), settings())
+    first = decide(state, ObservedStep(step, 0.3, 0), settings())
+    second = decide(state, ObservedStep(step, 0.3, 0), settings())
     assert state.as_dict() == before
     assert first[1] == second[1] and first[0].as_dict() == second[0].as_dict()
 
@@ -207,6 +207,6 @@ def test_a_decision_costs_next_to_nothing() -> None:
     for _ in range(20):
         start = time.perf_counter()
         for step in range(state.steps, state.steps + 100):
-            state, _ = decide(state, Observation(step, 0.01, 0), training)
+            state, _ = decide(state, ObservedStep(step, 0.01, 0), training)
         best = min(best, (time.perf_counter() - start) / 100)
     assert best < 100e-6, f"{best * 1e6:.1f} microseconds"  # about 6 on an idle core

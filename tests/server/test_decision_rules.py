@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
-from anharm.server.decision import Decision, Observation, TrajectoryState, decide, refitted
+from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide, refitted
 from anharm.server.thresholds import INITIAL_THRESHOLD, AdaptiveHistory
 
 RULES: list[dict[str, Any]] = [
@@ -62,7 +62,7 @@ def replay(steps: list[tuple[float, int]], training: TrainingSection, store: boo
             content = json.loads(json.dumps(trace.state.as_dict()))
             trace.state = TrajectoryState.from_dict(content)
         trace.states.append(trace.state)
-        seen = Observation(step, error, version, trace.taken)
+        seen = ObservedStep(step, error, version, trace.taken)
         trace.state, decision = decide(trace.state, seen, training)
         trace.decisions.append(decision)
         trace.taken += decision.label

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from anharm.configuration import TrainingSection
-from anharm.server.decision import Observation, TrajectoryState, decide
+from anharm.server.decision import ObservedStep, TrajectoryState, decide
 from anharm.server.envelope import envelope, trailing_mean
 
 SERIES = arrays(float, st.integers(1, 300), elements=st.floats(-10, 10))
@@ -36,6 +36,6 @@ def test_the_threshold_drawn_is_the_one_that_decided(errors, window):
     drawn = settings.factor * trailing_mean(errors, window)
     state = TrajectoryState("a")
     for step, error in enumerate(errors):
-        state, decision = decide(state, Observation(step, float(error), 1, 1), settings)
+        state, decision = decide(state, ObservedStep(step, float(error), 1, 1), settings)
         if decision.threshold is not None:
             np.testing.assert_allclose(drawn[step], decision.threshold, atol=1e-9)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
 from anharm.errors import ConfigurationError, RunFailed
-from anharm.server.decision import Observation, TrajectoryState, decide
+from anharm.server.decision import ObservedStep, TrajectoryState, decide
 from anharm.server.record import Answer, ModelVersion, Observations, Prediction, Record
 from anharm.server.record_schema import content_hash
 
@@ -118,7 +118,9 @@ def test_pending_requests_are_those_without_a_final_answer(record: Record) -> No
 
 
 def test_a_decision_is_stored_with_its_request(record: Record) -> None:
-    _, decision = decide(TrajectoryState("a"), Observation(3, 0.5, 1), TrainingSection(maximum=0.1))
+    _, decision = decide(
+        TrajectoryState("a"), ObservedStep(3, 0.5, 1), TrainingSection(maximum=0.1)
+    )
     request = record.request_for(positions(1), CELL, decision.rule, decision)
     assert (request.trajectory, request.step, request.reason) == ("a", 3, "maximum")
     assert record.decisions() == [decision] and request.decision_id is not None

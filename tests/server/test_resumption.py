@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts, errors_of_steps
-from anharm.server.decision import Observation, TrajectoryState, decide, refitted
+from anharm.server.decision import ObservedStep, TrajectoryState, decide, refitted
 from anharm.server.record import Record
 from anharm.server.resumption import restore_states, stored_state
 
@@ -37,7 +37,7 @@ class Trainee:
 
     def observe(self, error, is_repeated=False):
         self.step += not is_repeated
-        seen = Observation(self.step, error, self.state.model_version)
+        seen = ObservedStep(self.step, error, self.state.model_version)
         before = self.state, self.step - 1
         self.state, decision = decide(self.state, seen, TRAINING)
         self.record.observe("a", self.step, b"%8d" % self.step, (error, 0, 0), 0.0, 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
-from anharm.server.lattice_clients import LatticeClient
+from anharm.server.lattice_clients import ClientState
 from anharm.server.record import Record
 from anharm.server.trajectories import Trajectories
 from anharm.wire.messages import Observation
@@ -15,10 +15,10 @@ TRAINING = TrainingSection(window=20, minimum_interval=5, audit_interval=0)
 def test_steps_of_clients_that_share_a_trajectory_are_observed_one_by_one(tmp_path: Path) -> None:
     """Their numbers are the order in which the broker hears of them."""
     trajectories = Trajectories(Record.open(tmp_path, create=True), TRAINING, BeadCounts({}), True)
-    one, other = LatticeClient("1", b"1", "a"), LatticeClient("2", b"2", "a")
-    elsewhere = LatticeClient("3", b"3", "b")
+    one, other = ClientState("1", b"1", "a"), ClientState("2", b"2", "a")
+    elsewhere = ClientState("3", b"3", "b")
     for sequence in range(10):
-        message = Observation("1", sequence, b"%8d" % sequence, 1, 0.01, 0.01, 0.01, 0.0)
+        message = Observation("1", sequence, b"%8d" % sequence, 1, False, 0.01, 0.01, 0.01, 0.0)
         trajectories.number(one, sequence)
         decision = trajectories.decide(one, message, 0)
     assert trajectories.calm_after(decision, [one, elsewhere], 1).steps == 8

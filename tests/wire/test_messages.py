@@ -20,7 +20,7 @@ from anharm.wire.messages import (
     unpack_vectors,
 )
 
-OBSERVATION = Observation("client", 7, b"digested", 3, 0.02, 0.01, 0.012, -345.6)
+OBSERVATION = Observation("client", 7, b"digested", 3, False, 0.02, 0.01, 0.012, -345.6)
 FIELDS = {
     "int": st.integers(0, 2**53 - 1),
     "float": st.floats(allow_nan=False, allow_infinity=False),
