@@ -19,7 +19,7 @@ from rich.table import Table
 from anharm.errors import ConfigurationError, RunFailed
 from anharm.server.convergence import Convergence, Refit, assess_convergence
 from anharm.server.engine_trajectory import read_trajectory
-from anharm.server.progress import ErrorHistory
+from anharm.server.error_history import ErrorHistory
 from anharm.server.record import Prediction, Record
 from anharm.server.replay import ReplayedVersion, Trajectory, recorded_trajectories, replay
 from anharm.server.run_directory import run_settings

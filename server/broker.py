@@ -114,7 +114,7 @@ class Broker:
     # Messages
 
     def handle(self, address: bytes, message: Message, now: float) -> list[Reply]:
-        """React to one message of a lattice client or a supervisor.
+        """React to one message of a lattice client, a relay or a supervisor.
 
         Raises
         ------

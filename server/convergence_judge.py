@@ -14,7 +14,7 @@ from anharm.server.convergence_record import (
     withdraw_convergence,
 )
 from anharm.server.decision import Decision, TrajectoryState
-from anharm.server.progress import ErrorHistory
+from anharm.server.error_history import ErrorHistory
 from anharm.server.record import Record
 
 _EVERY = 10  # steps between judgements

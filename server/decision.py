@@ -7,8 +7,8 @@ maximum, audit steps, taken at random to keep the calibration honest, and a budg
 that matches decides:
 
 1. a step that was observed before, evaluated again by the new model: no label;
-2. a step that i-PI was answered by a model that has been replaced since: no label, since the new
-   one may know it; the next step tells;
+2. a step that was answered with a model that has been replaced since: no label, since the new
+   one may know it, which the next step tells;
 3. error above the critical threshold of the adaptive history, with no label on its way: label;
 4. fewer than `minimum_interval` steps since the last refit or request: no label, since
    neighbouring steps teach the same thing and a maximum set too low would call the

@@ -1,4 +1,4 @@
-"""What the broker knows of its lattice clients, and how it puts waiting into words."""
+"""What the broker knows of its lattice clients, who may join them, and what it says of waiting."""
 
 from __future__ import annotations
 

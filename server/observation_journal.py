@@ -1,4 +1,4 @@
-"""The journal of observations: each is in a file before it is answered, at a few microseconds.
+"""The journal of observations: each is in a file before the broker answers it.
 
 A record is appended with one `write`, without waiting for the disk: what the kernel has survives
 the death of the process, and `sync`, called about once per second, bounds what a loss of power

@@ -1,9 +1,10 @@
 """The part of the record that grows with every step: observations and the states they lead to.
 
-Every evaluation is in the journal before it is answered. From time to time the journal is folded:
-its entries become compressed columns of consecutive steps, and the states of the trajectories are
-stored with them in one transaction. A step that is evaluated again (the same configuration, by a
-newer model or by a client that came back) is stored again; the last evaluation counts.
+Every evaluation is in the journal before the broker answers its observation. From time to time the
+journal is folded: its entries become compressed columns of consecutive steps, and the states of the
+trajectories are stored with them in one transaction. A step that is evaluated again (the same
+configuration, by a newer model or by a client that came back) is stored again; the last evaluation
+counts.
 """
 
 import json

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anharm.server.progress import ErrorHistory
+from anharm.server.error_history import ErrorHistory
 from anharm.server.record import ModelVersion, Record
 
 

@@ -1,4 +1,4 @@
-"""How a run has gone so far: the average error of each model version."""
+"""What each model version knew, and the average error of the steps that it drove."""
 
 from __future__ import annotations
 
