@@ -191,11 +191,8 @@ class LatticeClient:
             if isinstance(reply, SendConfiguration):
                 agreed = self._agreed(reply, first, count) - 1
                 number = bisect_right(starts, agreed) - 1
-                cell, positions = parts[number].cell, parts[number].positions
-                wanted = positions[agreed - starts[number]]
-                reply = self._link.ask(
-                    ConfigurationSent.of(self._link.name, reply.sequence, cell, wanted)
-                )
+                row = agreed - starts[number]
+                reply = self._send_configuration(reply.sequence, parts[number], row)
             if isinstance(reply, Proceed):
                 agreed = self._agreed(reply, first, count)
                 self._sequence = first + agreed - 1
@@ -209,6 +206,12 @@ class LatticeClient:
             result or self._evaluator.predict(part.placed)  # a new model came after it
             for part, result in zip(parts, results, strict=True)
         ]
+
+    def _send_configuration(self, sequence: int, part: Asked, row: int) -> Message:
+        """Send what the broker wants to see of an observation; its answer."""
+        return self._link.ask(
+            ConfigurationSent.of(self._link.name, sequence, part.cell, part.positions[row])
+        )
 
     @staticmethod
     def _agreed(reply: Proceed | SendConfiguration, first: int, count: int) -> int:

@@ -23,3 +23,15 @@ def test_steps_of_clients_that_share_a_trajectory_are_observed_one_by_one(tmp_pa
         decision = trajectories.decide(one, message, 0)
     assert trajectories.calm_after(decision, [one, elsewhere], 1).steps == 8
     assert trajectories.calm_after(decision, [one, other], 1).steps == 1
+
+
+def test_no_step_is_answered_unobserved_before_it_has_the_latest_model(tmp_path: Path) -> None:
+    """Not even where steps never wait for labels, and one may always be answered at once."""
+    record = Record.open(tmp_path, create=True)
+    trajectories = Trajectories(record, TRAINING, BeadCounts({}), synchronous=False)
+    client = ClientState("1", b"1", "a")
+    trajectories.number(client, 0)
+    message = Observation("1", 0, bytes(8), 1, True, 0.01, 0.01, 0.01, 0.0)
+    decision = trajectories.decide(client, message, 0)
+    assert trajectories.calm_after(decision, [client], 1).steps == 1
+    assert trajectories.calm_after(decision, [client], 2).steps == 0
