@@ -26,24 +26,19 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
-from anharm.model.strain_kernels import (
-    effective_coefficients,
-    strain_gradient,
-    strain_gradient_by_term,
-)
+from anharm.model.strain_products import StrainProducts
 from anharm.model.strain_table import distinct_vectors, padded
 
 _Products = list[tuple[FloatArray, list[IntArray]]]  # weights, and a slot for each factor
 
 
 @dataclass(frozen=True)
-class ElasticEnergy:
-    """The energy per cell as a sum of products of components of stretched vectors.
-
-    A contribution is weight * (coefficient of its term) * (product of its factors).
+class _Contributions:
+    """Some contributions: weight * (coefficient of its term) * (product of its factors).
 
     Parameters
     ----------
@@ -60,47 +55,43 @@ class ElasticEnergy:
     weights: FloatArray
     factors: IntArray
 
+
+@dataclass(frozen=True)
+class ElasticEnergy:
+    """The energy per cell as a sum of products of components of stretched vectors.
+
+    Parameters
+    ----------
+    products : StrainProducts
+    weights : (n_products, n_terms) sparse
+        From the coefficients of all terms to those of the products.
+    """
+
+    products: StrainProducts
+    weights: csr_array
+
     def strengths(self, term_coefficients: FloatArray) -> FloatArray:
-        """What each contribution weighs, of the coefficients of all terms."""
-        return self.weights * term_coefficients[self.terms]
+        """(n_products,) coefficients of the products, of those of all terms."""
+        found: FloatArray = self.weights @ term_coefficients
+        return found
 
-    def energy(self, strengths: FloatArray, stretch: FloatArray) -> float:
-        """The energy per cell, eV, of a (3, 3) stretch."""
-        total = np.empty(1)
-        effective_coefficients(strengths, self._one, self.factors, self._slots(stretch), total)
-        return float(total[0])
-
-    def gradient(self, strengths: FloatArray, stretch: FloatArray) -> FloatArray:
-        """(3, 3) derivative of the energy by the stretch, eV."""
-        slots = self._slots(stretch)
-        by_slot = np.empty(len(slots))
-        strain_gradient(strengths, self._one, self.factors, slots, np.ones(1), by_slot)
-        found: FloatArray = by_slot.reshape(-1, 3).T @ self.vectors
+    def gradient(
+        self, strengths: FloatArray, stretch: FloatArray, values: FloatArray
+    ) -> FloatArray:
+        """(3, 3) derivative of the energy by the stretch, eV; the values are of the products."""
+        found = self.products.gradient(stretch, values, strengths)
         return (found + found.T) / 2
 
-    def energies_by_term(self, stretch: FloatArray, n_terms: int) -> FloatArray:
+    def energies_by_term(self, stretch: FloatArray) -> FloatArray:
         """(n_terms,) energies per unit coefficient."""
-        products = np.append(self._slots(stretch), 1.0)[self.factors].prod(axis=1)
-        energies = np.zeros(n_terms)
-        np.add.at(energies, self.terms, self.weights * products)
+        energies: FloatArray = self.weights.T @ self.products.values(stretch)
         return energies
 
-    def gradients_by_term(self, stretch: FloatArray, n_terms: int) -> FloatArray:
+    def gradients_by_term(self, stretch: FloatArray) -> FloatArray:
         """(n_terms, 3, 3) derivatives per unit coefficient."""
-        gradients = np.empty((n_terms, 3, 3))
-        strain_gradient_by_term(
-            self.weights, self.terms, self._one, self.factors, self._slots(stretch), self.vectors,
-            np.ones(1), gradients,
-        )  # fmt: skip
+        derivatives = self.products.derivatives(stretch, self.products.values(stretch))
+        gradients = (self.weights.T @ derivatives).reshape(-1, 3, 3)
         return (gradients + gradients.transpose(0, 2, 1)) / 2
-
-    @property
-    def _one(self) -> IntArray:
-        """The only target of all contributions."""
-        return np.zeros(len(self.terms), dtype=np.int32)
-
-    def _slots(self, stretch: FloatArray) -> FloatArray:
-        return np.ascontiguousarray(self.vectors @ stretch).ravel()
 
 
 @dataclass(frozen=True)
@@ -163,20 +154,18 @@ def build_elastic_energy(expansion: Expansion) -> ElasticEnergy:
         padded(np.where(part.factors >= 0, part.factors + 3 * start, -1), width)
         for part, start in zip(parts, starts[:-1], strict=True)
     ]
-    return ElasticEnergy(
-        vectors,
-        np.concatenate([part.terms for part in parts]).astype(np.int32),
-        np.concatenate([part.weights for part in parts]),
-        np.ascontiguousarray(slots[np.concatenate(factors)], dtype=np.int32),
-    )
+    products, numbers = StrainProducts.of(vectors, slots[np.concatenate(factors)])
+    weights = np.concatenate([part.weights for part in parts])
+    places = numbers, np.concatenate([part.terms for part in parts])
+    return ElasticEnergy(products, csr_array((weights, places), (products.size, len(orders))))
 
 
-def _second_order(expansion: Expansion) -> ElasticEnergy:
+def _second_order(expansion: Expansion) -> _Contributions:
     terms, pairs = _pairs_of(expansion)
     return _collected(terms, pairs.once(), _with_units(pairs.vectors))
 
 
-def _nonlinear_second_order(expansion: Expansion) -> ElasticEnergy:
+def _nonlinear_second_order(expansion: Expansion) -> _Contributions:
     """What the second-order terms contribute at third order."""
     terms, pairs = _pairs_of(expansion)
     products = _multiplied(pairs.trace(), pairs.once(), 1 / 3)
@@ -184,7 +173,7 @@ def _nonlinear_second_order(expansion: Expansion) -> ElasticEnergy:
     return _collected(terms, products, _with_units(pairs.vectors))
 
 
-def _third_order(expansion: Expansion, chosen: int) -> ElasticEnergy:
+def _third_order(expansion: Expansion, chosen: int) -> _Contributions:
     """What the third-order terms contribute with this one of the factors strained first."""
     terms = np.flatnonzero(expansion.monomials.orders == 3)
     bodies, axes = np.divmod(expansion.monomials.variables[terms, :3], 3)
@@ -200,7 +189,7 @@ def _third_order(expansion: Expansion, chosen: int) -> ElasticEnergy:
     return _collected(terms, products, np.concatenate([vectors, distances]))
 
 
-def _mean_origin(expansion: Expansion, order: int) -> ElasticEnergy:
+def _mean_origin(expansion: Expansion, order: int) -> _Contributions:
     """Terms of fourth and higher order, positions counted from their mean."""
     terms = np.flatnonzero(expansion.monomials.orders == order)
     bodies, axes = np.divmod(expansion.monomials.variables[terms, :order], 3)
@@ -210,7 +199,7 @@ def _mean_origin(expansion: Expansion, order: int) -> ElasticEnergy:
     vectors = positions - positions.mean(axis=1, keepdims=True)
     factors = (numbers.reshape(-1, 1) * order + np.arange(order)) * 3 + axes[extended]
     weights = np.full(len(factors), uniform_strain_scale(order))
-    return ElasticEnergy(vectors.reshape(-1, 3), terms[extended], weights, factors)
+    return _Contributions(vectors.reshape(-1, 3), terms[extended], weights, factors)
 
 
 def uniform_strain_scale(order: int) -> float:
@@ -237,8 +226,8 @@ def _multiplied(left: _Products, right: _Products, factor: float) -> _Products:
     return [(factor * x[0] * y[0], x[1] + y[1]) for x in left for y in right]
 
 
-def _collected(terms: IntArray, products: _Products, vectors: FloatArray) -> ElasticEnergy:
+def _collected(terms: IntArray, products: _Products, vectors: FloatArray) -> _Contributions:
     weights = np.concatenate([one for one, _ in products])
     factors = np.concatenate([np.column_stack(slots) for _, slots in products])
     owners, matter = np.tile(terms, len(products)), weights != 0
-    return ElasticEnergy(vectors, owners[matter], weights[matter], factors[matter])
+    return _Contributions(vectors, owners[matter], weights[matter], factors[matter])

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.elastic_energy import ElasticEnergy, build_elastic_energy
@@ -21,12 +21,8 @@ from anharm.model.expansion import Expansion
 from anharm.model.lattice_sum import DesignRows, LatticeSum, voigt
 from anharm.model.program import MonomialTable, Program
 from anharm.model.strain_columns import StrainedColumns
-from anharm.model.strain_kernels import (
-    effective_coefficients,
-    monomial_sums,
-    strain_gradient,
-    strain_gradient_by_term,
-)
+from anharm.model.strain_kernels import add_weighted, monomial_sums
+from anharm.model.strain_products import StrainProducts
 from anharm.model.strain_table import StrainTable, build_strain_table
 from anharm.model.stretch import Stretch
 from anharm.model.threads import run_threads
@@ -52,10 +48,11 @@ class StrainedValues:
 
 
 class Strengths(NamedTuple):
-    """What each contribution to a strained cell weighs with the coefficients of one model."""
+    """What each product of strains weighs with the coefficients of one model."""
 
-    moving: FloatArray  # with displacements
-    elastic: FloatArray
+    moving: csr_array  # with displacements: (n_targets, n_products)
+    by_product: csc_array  # the transpose, the same numbers in memory
+    elastic: FloatArray  # (n_products,)
 
 
 class _Cell:
@@ -63,22 +60,20 @@ class _Cell:
 
     def __init__(
         self,
-        table: StrainTable,
+        products: StrainProducts,
         elastic: ElasticEnergy,
         forest: Program,
         strengths: Strengths,
         deformation: FloatArray,
     ) -> None:
-        self._table, self._elastic, self._strengths = table, elastic, strengths
+        self._products, self._elastic, self._strengths = products, elastic, strengths
         self._deformation, self._stretch = deformation, Stretch.of(deformation)
-        self._strains = table.strains(deformation - np.eye(3))
+        self._strain = deformation - np.eye(3)
+        self._values = products.values(self._strain)
         self._n_virials = 0
-        coefficients = np.empty(table.n_targets)
-        effective_coefficients(
-            strengths.moving, table.targets, table.factors, self._strains, coefficients
-        )
-        self.polynomial = forest.with_coefficients(coefficients)
-        self.energy = elastic.energy(strengths.elastic, self._stretch.strain)
+        self.polynomial = forest.with_coefficients(strengths.moving @ self._values)
+        self._elastic_values = elastic.products.values(self._stretch.strain)
+        self.energy = float((strengths.elastic * self._elastic_values).sum())
 
     def is_of(self, strengths: Strengths, deformation: FloatArray) -> bool:
         return self._strengths is strengths and np.array_equal(self._deformation, deformation)
@@ -86,7 +81,8 @@ class _Cell:
     @cached_property
     def virial(self) -> FloatArray:
         """(3, 3) of the elastic energy, per primitive cell."""
-        gradient = self._elastic.gradient(self._strengths.elastic, self._stretch.strain)
+        strengths, strain = self._strengths.elastic, self._stretch.strain
+        gradient = self._elastic.gradient(strengths, strain, self._elastic_values)
         return self._stretch.virial(gradient)
 
     def virials(self, sums: FloatArray) -> FloatArray:
@@ -104,22 +100,15 @@ class _Cell:
 
     def _gradient(self, sums: FloatArray) -> FloatArray:
         """(3, 3) derivative by the strain."""
-        table, by_slot = self._table, np.empty(len(self._strains))
-        strain_gradient(
-            self._strengths.moving, table.targets, table.factors, self._strains, sums, by_slot
-        )
-        found: FloatArray = by_slot.reshape(-1, 3).T @ table.vectors
-        return found
+        weights = self._strengths.by_product @ sums
+        return self._products.gradient(self._strain, self._values, weights)
 
     @cached_property
     def _derivatives(self) -> FloatArray:
         """(n_targets, 9) derivative of every coefficient by the strain."""
-        table, found = self._table, np.empty((self._table.n_targets, 3, 3))
-        strain_gradient_by_term(
-            self._strengths.moving, table.targets, np.zeros_like(table.terms), table.factors,
-            self._strains, table.vectors, np.ones(1), found,
-        )  # fmt: skip
-        return found.reshape(-1, 9)
+        by_product = self._products.derivatives(self._strain, self._values)
+        found: FloatArray = self._strengths.moving @ by_product
+        return found
 
 
 class StrainedSum:
@@ -173,10 +162,8 @@ class StrainedSum:
 
     def strengths(self, term_coefficients: FloatArray) -> Strengths:
         """What each contribution to a strained cell weighs, of the coefficients of all terms."""
-        return Strengths(
-            self._table.weights * term_coefficients[self._table.terms],
-            self._elastic.strengths(term_coefficients),
-        )
+        moving = self._table.strengths(term_coefficients)
+        return Strengths(moving, moving.T, self._elastic.strengths(term_coefficients))
 
     def evaluate(
         self,
@@ -216,7 +203,9 @@ class StrainedSum:
         """That of the last call where nothing changed, as for the beads of a path integral."""
         last = self._last
         if last is None or not last.is_of(strengths, deformation):
-            last = _Cell(self._table, self._elastic, self._forest, strengths, deformation.copy())
+            last = _Cell(
+                self._table.products, self._elastic, self._forest, strengths, deformation.copy()
+            )
             self._last = last
         return last
 
@@ -258,31 +247,24 @@ class StrainedSum:
         table, expansion, n_cells = self._table, self.expansion, self.supercell.n_cells
         u = displacements - displacements.mean(axis=0)
         forces = self.force_rows(deformation, u)
-        strains, stretch = table.strains(deformation - np.eye(3)), Stretch.of(deformation)
-        sums, n_terms = self._sums(u), len(expansion.monomials.orders)
-        gradient = np.empty((n_terms, 3, 3))
-        strain_gradient_by_term(
-            table.weights, table.terms, table.targets, table.factors, strains, table.vectors,
-            sums, gradient,
-        )  # fmt: skip
-        weights = expansion.monomial_weights.T
-        by_term = self._transformation(strains).T @ sums
-        by_term += n_cells * self._elastic.energies_by_term(stretch.strain, n_terms)
+        strain, stretch = deformation - np.eye(3), Stretch.of(deformation)
+        products, values = table.products, table.products.values(strain)
+        weighted = table.weights * self._sums(u)[table.targets]
+        n_terms, weights = len(expansion.monomials.orders), expansion.monomial_weights.T
+        by_term = n_cells * self._elastic.energies_by_term(stretch.strain)
+        by_term += np.bincount(table.terms, weighted * values[table.numbers], n_terms)
         energy = expansion.constrain((weights @ by_term)[:, None])[:, 0]
-        of_elastic = self._elastic.gradients_by_term(stretch.strain, n_terms)
-        by_strain = n_cells * stretch.virial(of_elastic) - gradient @ deformation.T
+        gradient = np.zeros((n_terms, 9))
+        derivatives = products.derivatives(strain, values)
+        add_weighted(weighted, table.terms, table.numbers, derivatives, gradient)
+        of_elastic = self._elastic.gradients_by_term(stretch.strain)
+        by_strain = n_cells * stretch.virial(of_elastic)
+        by_strain -= gradient.reshape(-1, 3, 3) @ deformation.T
         virial = expansion.constrain(weights @ voigt(by_strain)).T
         by_atom = forces.reshape(len(u), 3, -1)
         virial += voigt(np.einsum("aip,aj->pij", by_atom, u)).T
         return DesignRows(forces=forces, energy=energy, virial=virial)
 
-    def _transformation(self, strains: FloatArray) -> csr_array:
-        """(n_targets, n_terms) coefficients in the strained cell of those in the reference."""
-        table = self._table
-        values = table.weights * np.append(strains, 1.0)[table.factors].prod(axis=1)
-        shape = (table.n_targets, len(self.expansion.monomials.orders))
-        return csr_array((values, (table.targets, table.terms)), shape=shape)
-
     def columns(self, deformation: FloatArray) -> Program:
         """One column per symmetry-allowed parameter, of the energy in one strained cell."""
-        return self._columns.program(self._table.strains(deformation - np.eye(3)))
+        return self._columns.program(deformation - np.eye(3))

@@ -9,7 +9,6 @@ from scipy.sparse import csr_array
 
 from anharm.model.crystal import FloatArray
 from anharm.model.program import Program
-from anharm.model.strain_kernels import effective_coefficients
 from anharm.model.strain_table import StrainTable
 
 
@@ -28,7 +27,7 @@ class StrainedColumns:
     """
 
     def __init__(self, table: StrainTable, weights: csr_array) -> None:
-        self._factors = table.factors
+        self._products = table.products
         shares = np.diff(weights.indptr)[table.terms]
         contributions = np.repeat(np.arange(len(shares)), shares)
         before = np.cumsum(shares) - shares
@@ -47,15 +46,11 @@ class StrainedColumns:
         self._map = csr_array(
             (
                 table.weights[contributions] * weights.data[entries],
-                (places[numbers.ravel()], contributions),
+                (places[numbers.ravel()], table.numbers[contributions]),
             ),
-            shape=(len(distinct), len(shares)),
+            shape=(len(distinct), table.products.size),
         )
 
-    def program(self, strains: FloatArray) -> Program:
-        """The program in a cell with these components of the strained vectors (Angstrom)."""
-        n_contributions = len(self._factors)
-        products = np.empty(n_contributions)
-        each = np.arange(n_contributions)
-        effective_coefficients(np.ones(n_contributions), each, self._factors, strains, products)
-        return replace(self._program, coefficients=self._map @ products)
+    def program(self, strain: FloatArray) -> Program:
+        """The program in a cell of a (3, 3) strain."""
+        return replace(self._program, coefficients=self._map @ self._products.values(strain))

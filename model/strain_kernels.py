@@ -12,103 +12,73 @@ _MAXIMUM_ORDER = 8
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def effective_coefficients(
-    strengths: FloatArray,
-    targets: IntArray,
-    factors: IntArray,
-    strains: FloatArray,
-    coefficients: FloatArray,
+def products_of(
+    parents: IntArray, slots: IntArray, components: FloatArray, values: FloatArray
 ) -> None:
-    """Add strength times the product of the strain factors to each contribution's target.
+    """Products of components of strained vectors, the first of which is one.
 
     Parameters
     ----------
-    strengths : (n_contributions,) float
-    targets : (n_contributions,) int
-    factors : (n_contributions, n) int
-        Indices into `strains`, padded behind with -1.
-    strains : (n_strains,) float
-        Components of the strained vectors, Angstrom.
-    coefficients : (n_targets,) float
+    parents, slots : (n_products - 1,) int
+        Of `StrainProducts`.
+    components : (n_components,) float
+        Angstrom.
+    values : (n_products,) float
         Result.
     """
-    width = factors.shape[1]
-    coefficients[:] = 0.0
-    for index in range(len(targets)):
-        value = strengths[index]
-        for level in range(width):
-            if factors[index, level] < 0:
-                break
-            value *= strains[factors[index, level]]
-        coefficients[targets[index]] += value
+    values[0] = 1.0
+    for index in range(len(slots)):
+        values[index + 1] = values[parents[index]] * components[slots[index]]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def strain_gradient(
-    strengths: FloatArray,
-    targets: IntArray,
-    factors: IntArray,
-    strains: FloatArray,
-    sums: FloatArray,
-    gradient: FloatArray,
-) -> None:
-    """Derivative of sum_target sums[target] * coefficients[target] by each of the strains.
-
-    The arguments are those of `effective_coefficients`; `sums` is (n_targets,), the result
-    `gradient` (n_strains,).
-    """
-    width = factors.shape[1]
-    before = np.empty(_MAXIMUM_ORDER)
-    gradient[:] = 0.0
-    for index in range(len(targets)):
-        value = strengths[index] * sums[targets[index]]
-        count = 0
-        while count < width and factors[index, count] >= 0:
-            before[count] = value
-            value *= strains[factors[index, count]]
-            count += 1
-        after = 1.0
-        for level in range(count - 1, -1, -1):
-            slot = factors[index, level]
-            gradient[slot] += before[level] * after
-            after *= strains[slot]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def strain_gradient_by_term(
+def gradient_of_sum(
+    parents: IntArray,
+    slots: IntArray,
+    components: FloatArray,
+    values: FloatArray,
     weights: FloatArray,
-    terms: IntArray,
-    targets: IntArray,
-    factors: IntArray,
-    strains: FloatArray,
-    vectors: FloatArray,
-    sums: FloatArray,
     gradient: FloatArray,
 ) -> None:
-    """The same derivative by the strain itself, per unit coefficient of every term.
+    """Add the derivative of the sum of weights times values by each of the components.
 
-    `terms` (n_contributions,) names the term of each contribution, `vectors` (n_vectors, 3) are
-    the unstrained ones; the result `gradient` is (n_terms, 3, 3).
+    The first arguments are those of `products_of`; the weights (n_products,) are overwritten.
     """
-    width = factors.shape[1]
-    before = np.empty(_MAXIMUM_ORDER)
-    gradient[:] = 0.0
-    for index in range(len(targets)):
-        value = weights[index] * sums[targets[index]]
-        count = 0
-        while count < width and factors[index, count] >= 0:
-            before[count] = value
-            value *= strains[factors[index, count]]
-            count += 1
-        after = 1.0
-        for level in range(count - 1, -1, -1):
-            slot = factors[index, level]
-            vector, axis = divmod(slot, 3)
-            for other in range(3):
-                gradient[terms[index], axis, other] += (
-                    before[level] * after * vectors[vector, other]
-                )
-            after *= strains[slot]
+    for index in range(len(slots) - 1, -1, -1):
+        parent, slot, weight = parents[index], slots[index], weights[index + 1]
+        gradient[slot] += weight * values[parent]
+        weights[parent] += weight * components[slot]
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def derivatives_of_products(
+    parents: IntArray,
+    slots: IntArray,
+    components: FloatArray,
+    vectors: FloatArray,
+    values: FloatArray,
+    derivatives: FloatArray,
+) -> None:
+    """Derivatives (n_products, 9) of all products by the strain, of the vectors (n_vectors, 3)."""
+    derivatives[0] = 0.0
+    for index in range(len(slots)):
+        parent, slot = parents[index], slots[index]
+        for entry in range(9):
+            derivatives[index + 1, entry] = derivatives[parent, entry] * components[slot]
+        for other in range(3):
+            share = values[parent] * vectors[slot // 3, other]
+            derivatives[index + 1, slot % 3 * 3 + other] += share
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def add_weighted(
+    weights: FloatArray, rows: IntArray, numbers: IntArray, values: FloatArray, totals: FloatArray
+) -> None:
+    """Add weight times values (n, 9), of that number, to the row of the totals (m, 9), for each."""
+    for index in range(len(weights)):
+        row, number, weight = rows[index], numbers[index], weights[index]
+        for entry in range(9):
+            totals[row, entry] += weight * values[number, entry]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")

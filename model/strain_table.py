@@ -14,51 +14,60 @@ again, of the same and lower orders. Where S holds all factors there is no origi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from anharm.errors import ModelError
 from anharm.model.clusters import encode
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.expansion import Expansion
 from anharm.model.program import MonomialTable
+from anharm.model.strain_products import StrainProducts
 
 
 @dataclass(frozen=True)
 class StrainTable:
     """Contributions of the terms of an expansion to monomials in strained cells.
 
-    A contribution is weight * (coefficient of its term) * (product of its strain factors), and is
-    added to the coefficient of its target.
+    A contribution is weight * (coefficient of its term) * (product of components of strained
+    vectors), and is added to the coefficient of its target. They are sorted by target.
 
     Parameters
     ----------
     monomials : MonomialTable
         The targets, of order one and higher.
-    vectors : (n_vectors, 3) float
-        Vectors between reference positions, Angstrom.
-    targets, terms : (n_contributions,) int
+    products : StrainProducts
+    targets, terms, numbers : (n_contributions,) int
+        The target, the term and the product of each contribution.
     weights : (n_contributions,) float
-    factors : (n_contributions, n) int
-        vector * 3 + axis of each strain factor, padded behind with -1.
     """
 
     monomials: MonomialTable
-    vectors: FloatArray
+    products: StrainProducts
     targets: IntArray
     terms: IntArray
+    numbers: IntArray
     weights: FloatArray
-    factors: IntArray
 
     @property
     def n_targets(self) -> int:
         """Number of targets."""
         return len(self.monomials.orders)
 
-    def strains(self, strain: FloatArray) -> FloatArray:
-        """The components of all strained vectors (3 n_vectors,), Angstrom."""
-        return np.ascontiguousarray(self.vectors @ strain.T).ravel()
+    @cached_property
+    def _starts(self) -> IntArray:
+        """(n_targets + 1,) where the contributions to each target begin."""
+        return np.searchsorted(self.targets, np.arange(self.n_targets + 1)).astype(np.int32)
+
+    def strengths(self, term_coefficients: FloatArray) -> csr_array:
+        """(n_targets, n_products) from the products to the coefficients, of those of all terms."""
+        values = self.weights * term_coefficients[self.terms]
+        return csr_array(
+            (values, self.numbers, self._starts), shape=(self.n_targets, self.products.size)
+        )
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,15 @@ def build_strain_table(expansion: Expansion) -> StrainTable:
     remaining, targets = np.unique(
         np.concatenate([part.remaining for part in parts]), axis=0, return_inverse=True
     )
+    order = np.argsort(targets.ravel(), kind="stable")
+    products, numbers = StrainProducts.of(vectors, slots[np.concatenate(factors)][order])
     return StrainTable(
         MonomialTable(remaining, (remaining >= 0).sum(axis=1), table.body_positions),
-        vectors,
-        targets.ravel().astype(np.int32),
-        np.concatenate([part.terms for part in parts]).astype(np.int32),
-        np.concatenate([part.weights for part in parts]),
-        np.ascontiguousarray(slots[np.concatenate(factors)], dtype=np.int32),
+        products,
+        targets.ravel()[order].astype(np.int32),
+        np.concatenate([part.terms for part in parts])[order].astype(np.int32),
+        numbers,
+        np.concatenate([part.weights for part in parts])[order],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,12 +33,7 @@ class Stretch:
     @classmethod
     def of(cls, deformation: FloatArray) -> Stretch:
         """The polar decomposition of a deformation that is near one."""
-        eta = deformation - np.eye(3)
-        # Of F^T F - 1 rather than F^T F, for the digits of a small strain.
-        squares, axes = np.linalg.eigh(eta + eta.T + eta.T @ eta)
-        ratios = np.sqrt(1 + squares)
-        strain = (axes * (squares / (1 + ratios))) @ axes.T
-        return cls(deformation, strain, ratios, axes)
+        return _decomposed(np.asarray(deformation, dtype=float).tobytes())
 
     def virial(self, gradient: FloatArray) -> FloatArray:
         """-(dE/dF) F^T, symmetric, of the (..., 3, 3) derivative of an energy by `strain`.
@@ -48,3 +44,15 @@ class Stretch:
         axes = self.deformation @ self.axes
         virial: FloatArray = -2 * axes @ within @ axes.T
         return virial
+
+
+@lru_cache(maxsize=4)
+def _decomposed(numbers: bytes) -> Stretch:
+    """Of the nine numbers of F; one evaluation asks for the same several times."""
+    deformation = np.frombuffer(numbers).reshape(3, 3)
+    eta = deformation - np.eye(3)
+    # Of F^T F - 1 rather than F^T F, for the digits of a small strain.
+    squares, axes = np.linalg.eigh(eta + eta.T + eta.T @ eta)
+    ratios = np.sqrt(1 + squares)
+    strain = (axes * (squares / (1 + ratios))) @ axes.T
+    return Stretch(deformation, strain, ratios, axes)
