@@ -170,6 +170,29 @@ def compare_beads() -> None:
             row(f"bead of 32: {what}, {system.name}", batch / 32, single, "alone")
 
 
+def in_new_cell(
+    force_field: ForceField, batch: np.ndarray, random: np.random.Generator, errors: bool
+) -> None:
+    """Evaluate a batch in a cell that was never seen before, as a barostat asks for."""
+    deformation = np.eye(3) + 0.003 * random.standard_normal((3, 3))
+    force_field.predict_strained(deformation, batch, errors, exact_errors=False)
+
+
+def compare_strained() -> None:
+    """One configuration in a cell that changes at every call, and in the reference cell."""
+    random = np.random.default_rng(2)
+    for system in (SILICON_64, SILICON_216, ARSENIDE_64, ARSENIDE_216):
+        expansion = system.expansion()
+        force_field = ForceField(random_model(expansion), system.supercell(expansion))
+        batch = displaced(force_field.supercell, 1)
+        for what, errors in (("energy + forces + virial", False), ("... and all 3N errors", True)):
+            works = [
+                partial(in_new_cell, force_field, batch, random, errors),
+                partial(force_field.predict, batch, errors, exact_errors=False),
+            ]
+            row(f"new cell: {what}, {system.name}", *interleaved(works, 5), "reference cell")
+
+
 def compare_threads() -> None:
     """Two threads and one, elapsed time; wants two idle cores."""
     for system, multiple, n_configurations in (
@@ -235,6 +258,7 @@ ROWS = {
     "rows": compare_rows,
     "forces": compare_forces,
     "beads": compare_beads,
+    "strained": compare_strained,
     "threads": compare_threads,
     "sizes": compare_sizes,
     "refit": compare_refit,

@@ -69,5 +69,5 @@ def in_process(script: str, *arguments: str) -> dict[str, float]:
 
 def row(what: str, ours: float, peer: float | None, name: str, memory: str = "") -> None:
     """Print one line of the table; times in seconds."""
-    other = f"{peer * 1e3:10.1f} ms {peer / ours:7.2f}x" if peer else " " * 21
+    other = f"{peer * 1e3:10.3f} ms {peer / ours:7.2f}x" if peer else " " * 21
     print(f"{what:<58s} {ours * 1e3:10.3f} ms {other}  {memory:<18s} {name}", flush=True)
