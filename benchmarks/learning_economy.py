@@ -3,8 +3,8 @@
     python benchmarks/learning_economy.py [--materials si bas] [--seeds 1 2] [--ways ...]
     python benchmarks/learning_economy.py --table
 
-The test set is the last part of a molecular dynamics of the reference itself. The gold standard
-learns from the first part of that dynamics (in five random orders, one per seed), `static` from
+The test set comes from four trajectories of the reference itself. The gold standard learns from
+another one (one per seed, its configurations in a random order), `static` from
 uncorrelated displacements of the same size, and the others are real runs (i-PI, broker, reference
 client), one per seed. What is done already is kept in results/learning-economy/, and not repeated.
 Materials are tables of benchmarks/economy/materials.toml; `--file` takes another file of the same
@@ -34,7 +34,7 @@ from economy.offline import (
     static,
     steps_of_gold_standard,
 )
-from economy.reference_dynamics import reference_dynamics, split
+from economy.reference_dynamics import gold_frames, test_frames
 from economy.report import draw, table
 from economy.runs import RULES, train
 
@@ -46,8 +46,7 @@ WAYS = ("gold standard", "static", *RULES)
 
 def learn(material: Material, ways: list[str], seeds: list[int], folder: Path) -> None:
     """Compute what is missing, and store each result as soon as it is there."""
-    frames = reference_dynamics(material, folder / material.name / "reference.xyz")
-    pool, test = split(material, frames)
+    test = test_frames(material, folder / material.name)
     evaluator = Evaluator(material, TestSet.of(material, test))
     file = RESULTS / f"{material.name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -64,7 +63,9 @@ def learn(material: Material, ways: list[str], seeds: list[int], folder: Path) -
             started = time.time()
             place = folder / material.name / f"{way.replace(' ', '-').replace(',', '')}-{seed}"
             makers: dict[str, Callable[[], dict[str, Any]]] = {
-                "gold standard": lambda s=seed: _gold_standard(material, pool, evaluator, s),
+                "gold standard": lambda s=seed: _gold_standard(
+                    material, gold_frames(material, s, folder / material.name), evaluator, s
+                ),
                 "static": lambda s=seed: {"curve": static(material, evaluator, s)},
             }
             make = makers.get(way, lambda w=way, s=seed, p=place: train(

@@ -40,7 +40,7 @@ class Material:
     outer : int
         Steps between two calls of the reference in its own dynamics.
     reference_frames, reference_stride : int
-        Stored configurations of that dynamics, and calls between two of them.
+        Stored configurations of a trajectory, and calls between two of them.
     steps : int
         Of a whole run.
     threshold : float

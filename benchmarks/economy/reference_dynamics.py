@@ -1,5 +1,8 @@
 """Molecular dynamics of the reference itself: the test set, and the gold standard's labels.
 
+Every trajectory starts anew, with a model, a configuration and velocities of its own seed, so that
+the test set tells no more of one gold standard's labels than of any other's.
+
 Two time steps (r-RESPA, Tuckerman et al., J. Chem. Phys. 97, 1990 (1992)): a model of four labels
 moves the atoms, and every `outer` steps the atoms get the momentum that the difference between the
 reference and the model gives. What is sampled is the reference's own dynamics for any such model; a
@@ -22,22 +25,32 @@ from anharm.model.thermal_displacements import guess_phonons, let_move, thermal_
 
 FRICTION = 0.01  # 1/fs
 EQUILIBRATION = 1000.0  # fs
-TEST_FRACTION = 0.4  # of the stored configurations, the last ones
-GAP = 200.0  # fs left out between both parts
 N_LABELS = 4  # of the model between the outer steps
-SEED = 2026
+TEST_SEEDS = (2001, 2002, 2003, 2004)  # trajectories of the test set
 
 
-def reference_dynamics(material: Material, path: Path) -> list[Atoms]:
-    """Configurations of the reference's dynamics with energy, forces and stress.
+def gold_frames(material: Material, seed: int, folder: Path) -> list[Atoms]:
+    """The configurations that one gold standard learns from."""
+    return reference_dynamics(material, seed, material.reference_frames, folder)
 
-    Read from `path` where they exist, otherwise computed (Langevin) and written there.
+
+def test_frames(material: Material, folder: Path) -> list[Atoms]:
+    """Configurations of trajectories that no gold standard learns from."""
+    n_each = material.reference_frames // len(TEST_SEEDS)
+    return [f for s in TEST_SEEDS for f in reference_dynamics(material, s, n_each, folder)]
+
+
+def reference_dynamics(material: Material, seed: int, n_frames: int, folder: Path) -> list[Atoms]:
+    """Configurations of a trajectory of the reference with energy, forces and stress.
+
+    Read from `folder` where they exist, otherwise computed (Langevin) and written there.
     """
+    path = folder / f"reference-{seed}.xyz"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
-        for frame in _compute(material):
+        for frame in _compute(material, seed, n_frames):
             ase.io.write(part, frame, format="extxyz", append=True)
         part.rename(path)
     read: list[Atoms] = ase.io.read(path, ":", format="extxyz")
@@ -58,8 +71,8 @@ def labelled(ideal: Atoms, displacements: np.ndarray, calculator: object) -> Ato
     return atoms
 
 
-def _compute(material: Material) -> Iterator[Atoms]:
-    random = np.random.default_rng(SEED)
+def _compute(material: Material, seed: int, n_frames: int) -> Iterator[Atoms]:
+    random = np.random.default_rng(seed)
     calculator, ideal = material.reference(), material.ideal()
     force_field, moved = _first_model(material, calculator, ideal, random)
     masses = ideal.get_masses()[:, None] / units.fs**2
@@ -68,7 +81,7 @@ def _compute(material: Material) -> Iterator[Atoms]:
     outer_step = material.outer * material.timestep
     frame = labelled(ideal, moved, calculator)
     n_first = round(EQUILIBRATION / outer_step)
-    for number in range(1 - n_first, material.reference_frames * material.reference_stride + 1):
+    for number in range(1 - n_first, n_frames * material.reference_stride + 1):
         kick = outer_step / 2 / masses
         velocities += kick * (frame.get_forces() - _forces(force_field, moved))
         for _ in range(material.outer):
@@ -124,10 +137,3 @@ def _first_model(
         drawn = phonons.draw(material.temperature, 1, random)[0]
         moved = let_move(force_field, phonons, drawn, material.temperature, random, 1.0)
     return force_field, moved
-
-
-def split(material: Material, frames: list[Atoms]) -> tuple[list[Atoms], list[Atoms]]:
-    """The gold standard's pool (first part) and the test set (last part), with a gap between."""
-    n_test = round(TEST_FRACTION * len(frames))
-    gap = round(GAP / (material.timestep * material.outer * material.reference_stride))
-    return frames[: -n_test - gap], frames[-n_test:]
