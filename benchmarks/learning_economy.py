@@ -54,6 +54,7 @@ def learn(material: Material, ways: list[str], seeds: list[int], folder: Path) -
         "frames": len(test),
         "rms_force": float(np.sqrt(np.mean(evaluator.test.forces**2))),
         "rms_displacement": float(evaluator.test.displacements.std()),
+        "temperature": evaluator.test.temperature,
         "parameters": {str(n): m for n, m in material.expansion().parameters_per_order.items()},
     }
     for way in ways:

@@ -40,10 +40,23 @@ class TestSet:
         moved -= moved.mean(axis=1, keepdims=True)
         return cls(moved, np.array([f.get_forces() for f in frames]))
 
+    @property
+    def temperature(self) -> float:
+        """That of the configurations, K: -<u F> is kT per degree of freedom (equipartition)."""
+        n, n_atoms = self.forces.shape[:2]
+        energy = -float(np.sum(self.displacements * self.forces)) / n
+        return energy / (3 * n_atoms - 3) / units.kB
+
     def rmse(self, force_field: ForceField) -> float:
         """Force error of a model, eV/Angstrom."""
         found = force_field.predict(self.displacements, errors=False, virial=False).forces
         return float(np.sqrt(np.mean((found - self.forces) ** 2)))
+
+    def coverage(self, force_field: ForceField) -> tuple[float, float]:
+        """Fractions of force components within 1 and 1.96 predictive standard deviations."""
+        found = force_field.predict(self.displacements, errors=False, virial=False).forces
+        scores = np.abs(found - self.forces) / force_field.predictive_force_std(self.displacements)
+        return float(np.mean(scores < 1)), float(np.mean(scores < 1.96))
 
 
 class Evaluator:
@@ -56,10 +69,17 @@ class Evaluator:
 
     def rmse(self, model: BayesianModel) -> float:
         """Force error of a model, eV/Angstrom."""
+        return self.test.rmse(self._of(model))
+
+    def coverage(self, model: BayesianModel) -> tuple[float, float]:
+        """Fractions of force components within 1 and 1.96 predictive standard deviations."""
+        return self.test.coverage(self._of(model))
+
+    def _of(self, model: BayesianModel) -> ForceField:
         if self._force_field is None:
             self._force_field = ForceField(model, self._supercell)
         self._force_field.use(model)
-        return self.test.rmse(self._force_field)
+        return self._force_field
 
 
 def gold_standard(

@@ -35,10 +35,12 @@ def table(materials: dict[str, dict[str, Any]], ways: Sequence[str]) -> str:
     for name, results in materials.items():
         test, level = results["test"], plateau(results)
         lines += [
-            f"\n{name}: rms force {test['rms_force']:.3f} eV/A, plateau of the gold standard "
-            f"{level:.4f} eV/A\n",
-            "| labels from | seeds | " + " | ".join(map(str, SHOWN)) + " | needed | declared |",
-            "|---" * (len(SHOWN) + 4) + "|",
+            f"\n{name}: rms force {test['rms_force']:.3f} eV/A at {test['temperature']:.0f} K, "
+            f"plateau of the gold standard {level:.4f} eV/A\n",
+            "| labels from | seeds | "
+            + " | ".join(map(str, SHOWN))
+            + " | needed | declared | 68, 95 % |",
+            "|---" * (len(SHOWN) + 5) + "|",
         ]
         for way in ways:
             if seeds := results.get(way):
@@ -62,7 +64,9 @@ def _line(way: str, seeds: list[dict[str, Any]], level: float) -> str:
     unstable = ", ".join(str(one["steps"]) for one in seeds if one.get("unstable"))
     if unstable:
         declared += f" unstable at step {unstable}"
-    return f"| {way} | {len(seeds)} | {' | '.join(cells)} | {text} | {declared} |"
+    honest = [one["coverage"] for one in seeds if "coverage" in one]
+    covered = ", ".join(f"{np.median(part):.2f}" for part in zip(*honest, strict=True))
+    return f"| {way} | {len(seeds)} | {' | '.join(cells)} | {text} | {declared} | {covered} |"
 
 
 def draw(materials: dict[str, dict[str, Any]], ways: Sequence[str], path: Path) -> None:

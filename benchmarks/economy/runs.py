@@ -68,9 +68,9 @@ def train(
     Returns
     -------
     dict
-        `curve` as (labels, force RMSE); `converged`: labels, step and RMSE when training was
-        first declared converged, or None; `steps` made; `unstable`: whether an atom left its site;
-        `ended`: why the run ended.
+        `curve` as (labels, force RMSE); `coverage` of the last model; `converged`: labels, step and
+        RMSE when training was first declared converged, or None; `steps` made; `unstable`: whether
+        an atom left its site; `ended`: why the run ended.
     """
     run_file = _prepare(material, rule, seed, folder)
     log = folder / "run.log"
@@ -96,6 +96,7 @@ def train(
     ]
     found: dict[str, Any] = {
         "curve": curve,
+        "coverage": evaluator.coverage(load_model(folder / "run" / versions[-1].path)),
         "converged": None,
         "steps": steps,
         "unstable": is_unstable,
