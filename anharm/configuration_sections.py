@@ -83,7 +83,7 @@ class ExpansionSection(Section):
 
     cutoffs: Cutoffs = Field(
         description="a table of cutoffs in Angstrom per order 2 to 6; a cutoff may be a table "
-        "per number of bodies",
+        'per number of bodies, and that of order 2 "supercell"',
         examples=["{ 2 = 5.0, 3 = 4.0, 4 = 3.5 }"],
     )
     first_order: bool = Field(

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 IntegerMatrix = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-CutoffTable = dict[int, float | dict[int, float]]
+_WHOLE = "supercell"  # instead of a cutoff of order 2: all pairs of atoms of crystal.supercell
+CutoffTable = dict[int, float | str | dict[int, float]]
 
 LARGEST_CUTOFF = 50.0  # Angstrom
 LARGEST_SUPERCELL = 100_000  # primitive cells
@@ -164,7 +165,8 @@ def _supercell_matrix(value: object) -> IntegerMatrix:
 
 def _cutoff(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise problem(f"{where} is {value!r}, expected a number in Angstrom")
+        hint = f' or "{_WHOLE}"' if where == "order 2" else ""
+        raise problem(f"{where} is {value!r}, expected a number in Angstrom{hint}")
     if not (isfinite(value) and 0 < value <= LARGEST_CUTOFF):
         raise problem(f"{where} is {value!r}, expected above 0 and up to {LARGEST_CUTOFF} Angstrom")
     return float(value)
@@ -195,6 +197,8 @@ def _normalise_cutoffs(value: object) -> CutoffTable:
                 body: _cutoff(bodies[body], f"order {order}, {body} bodies")
                 for body in sorted(bodies)
             }
+        elif order == 2 and entry == _WHOLE:
+            cutoffs[order] = _WHOLE
         else:
             cutoffs[order] = _cutoff(entry, f"order {order}")
     return {order: cutoffs[order] for order in sorted(cutoffs)}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from anharm.model.bayesian_model import BayesianModel
-from anharm.model.crystal import Crystal
+from anharm.model.crystal import Crystal, IntArray
 from anharm.model.expansion import Expansion
 
 _LARGEST_NUMBER = 118  # of an element
 _SMALLEST_VOLUME = 1e-6  # Angstrom^3
+_LARGEST_SUPERCELL = 100_000  # cells
 
 
 def is_consistent(model: BayesianModel) -> bool:
@@ -57,6 +58,19 @@ def _is_expansion(expansion: Expansion) -> bool:
         and expansion.monomial_weights.shape[1] == expansion.constraint_basis.shape[0]
         and bool(np.isfinite(expansion.monomial_weights.data).all())
         and bool(np.isfinite(expansion.constraint_basis.data).all())
+        and _is_supercell(expansion.second_order_cell)
+    )
+
+
+def _is_supercell(matrix: IntArray | None) -> bool:
+    """Whether a matrix spans a supercell of a size that can be worked with, if there is one."""
+    if matrix is None:
+        return True
+    return (
+        matrix.shape == (3, 3)
+        and matrix.dtype.kind == "i"
+        and int(np.abs(matrix).max()) <= _LARGEST_SUPERCELL
+        and 0 < abs(round(np.linalg.det(matrix))) <= _LARGEST_SUPERCELL
     )
 
 

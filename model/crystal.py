@@ -184,7 +184,7 @@ class Supercell:
         return self.n_cells * self.crystal.n_sites
 
     @cached_property
-    def _inverse(self) -> tuple[IntArray, int]:
+    def exact_inverse(self) -> tuple[IntArray, int]:
         """Integer adjugate and determinant of the matrix: inverse = adjugate / determinant."""
         determinant = round(np.linalg.det(self.matrix))
         adjugate = np.round(np.linalg.inv(self.matrix) * determinant).astype(np.int64)
@@ -192,7 +192,7 @@ class Supercell:
 
     def _cell_keys(self, cells: IntArray) -> IntArray:
         """Reduce lattice vectors modulo the supercell, exactly; returns (..., 3) residues."""
-        adjugate, determinant = self._inverse
+        adjugate, determinant = self.exact_inverse
         residues: IntArray = np.mod(cells @ adjugate, abs(determinant))
         return residues
 
@@ -203,7 +203,7 @@ class Supercell:
         corners = corners @ self.matrix
         ranges = [np.arange(corners[:, i].min(), corners[:, i].max() + 1) for i in range(3)]
         grid = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3).astype(np.int64)
-        adjugate, determinant = self._inverse
+        adjugate, determinant = self.exact_inverse
         scaled = grid @ adjugate * np.sign(determinant)
         inside = np.all((scaled >= 0) & (scaled < abs(determinant)), axis=1)
         return grid[inside]
@@ -215,7 +215,7 @@ class Supercell:
         return codes[order], order
 
     def _cell_codes(self, cells: IntArray) -> IntArray:
-        size = abs(self._inverse[1])
+        size = abs(self.exact_inverse[1])
         keys = self._cell_keys(cells)
         return (keys[..., 0] * size + keys[..., 1]) * size + keys[..., 2]
 

@@ -16,6 +16,7 @@ from scipy.linalg import rq
 from anharm.errors import ModelError
 from anharm.model.bayesian_model import BayesianModel
 from anharm.model.crystal import FloatArray
+from anharm.model.cutoffs import WHOLE
 from anharm.model.expansion import Expansion, build_expansion
 from anharm.model.force_field import ForceField
 from anharm.model.labels import Label, LabelReader
@@ -59,9 +60,9 @@ def effective_expansion(model: BayesianModel) -> Expansion:
     expansion = model.expansion
     if _HARMONIC not in expansion.orders:
         raise ModelError("the model has no second order to be effective")
-    return build_expansion(
-        expansion.crystal, {_HARMONIC: expansion.cutoffs[_HARMONIC]}, first_order=True
-    )
+    whole = expansion.second_order_cell
+    reach = expansion.cutoffs[_HARMONIC] if whole is None else WHOLE
+    return build_expansion(expansion.crystal, {_HARMONIC: reach}, first_order=True, supercell=whole)
 
 
 def fit_effective(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.sparse import block_array, block_diag, coo_array, csr_array
+from numpy.typing import ArrayLike
+from scipy.sparse import block_array, block_diag, coo_array, csr_array, vstack
 from scipy.sparse.csgraph import connected_components
 
 from anharm.errors import ModelError
@@ -18,13 +19,19 @@ from anharm.model.clusters import (
     within,
 )
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
-from anharm.model.cutoffs import Cutoffs, check_cutoffs_fit, normalise_cutoffs
+from anharm.model.cutoffs import (
+    Cutoffs,
+    check_cutoffs_fit,
+    normalise_cutoffs,
+    whole_supercell,
+)
 from anharm.model.program import MonomialTable
 from anharm.model.rotational_sum_rules import (
     check_rotational_sum_rules,
     impose_rotational_sum_rules,
 )
 from anharm.model.sum_rules import null_space, sum_rule_matrix
+from anharm.model.supercell_range import sharing_rules, shortest_pairs
 from anharm.model.symmetric_tensors import energy_coefficients, exponents, symmetric_powers
 from anharm.model.symmetry import SpaceGroup, find_space_group
 from anharm.model.symmetry_basis import SymmetryBasis, build_symmetry_basis
@@ -60,6 +67,8 @@ class Expansion:
         Monomial coefficients of each symmetry-allowed parameter.
     constraint_basis : (n_unconstrained, n_parameters) sparse float
         Solutions of the sum rules.
+    second_order_cell : (3, 3) int or None
+        Supercell whose pairs the second order holds, all of them; None if a cutoff chooses them.
     """
 
     crystal: Crystal
@@ -71,6 +80,7 @@ class Expansion:
     monomials: MonomialTable
     monomial_weights: csr_array
     constraint_basis: csr_array
+    second_order_cell: IntArray | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -161,7 +171,19 @@ class Expansion:
         ModelError
             Naming the largest cutoff that fits.
         """
-        check_cutoffs_fit(supercell, self.cutoffs)
+        check_cutoffs_fit(supercell, self.cutoffs, self.second_order_supercell)
+
+    @property
+    def surroundings(self) -> float:
+        """How far what surrounds an atom reaches, Angstrom: as all clusters, in all directions."""
+        whole = self.second_order_supercell
+        return self.largest_cutoff if whole is None else min(self.largest_cutoff, whole.half_width)
+
+    @property
+    def second_order_supercell(self) -> Supercell | None:
+        """The supercell whose pairs the second order holds, if it is that which chooses them."""
+        cell = self.second_order_cell
+        return None if cell is None else Supercell(self.crystal, cell)
 
 
 def _sparse_pairs(mine: csr_array, yours: csr_array) -> list[tuple[IntArray, IntArray]]:
@@ -176,6 +198,7 @@ def build_expansion(
     *,
     first_order: bool = False,
     rotational_sum_rules: bool = False,
+    supercell: ArrayLike | None = None,
 ) -> Expansion:
     """Enumerate clusters, impose symmetry and sum rules, and number the parameters.
 
@@ -185,7 +208,8 @@ def build_expansion(
         Reference crystal; a primitive cell is fastest, any cell gives the same expansion.
     cutoffs : mapping
         Order -> cutoff in Angstrom, or -> {number of bodies: cutoff}. A cluster belongs when its
-        largest pair distance is strictly below the cutoff.
+        largest pair distance is strictly below the cutoff. Order 2 may have "supercell" instead:
+        all pairs of the atoms of a supercell, each along its shortest way.
     symmetry_tolerance : float
         Distance within which symmetry is recognised, Angstrom.
     first_order : bool
@@ -194,26 +218,33 @@ def build_expansion(
     rotational_sum_rules : bool
         Impose the Born-Huang and Huang conditions on order 2. They hold for a reference crystal
         without forces on the sites and without anisotropic stress.
+    supercell : array_like of int, optional
+        Three multiples or a 3x3 matrix: the supercell that "supercell" means.
 
     Raises
     ------
     ModelError
         For cutoffs or crystals that cannot be used.
     """
-    by_order = normalise_cutoffs(cutoffs)
+    ideal, group = find_space_group(crystal, symmetry_tolerance)
+    whole = whole_supercell(ideal, cutoffs, supercell)
+    by_order = normalise_cutoffs(cutoffs, whole)
     if rotational_sum_rules:
         check_rotational_sum_rules(by_order, first_order)
     if first_order:
         by_order = {1: {1: 0.0}, **by_order}
-    ideal, group = find_space_group(crystal, symmetry_tolerance)
     orbits = _orbits_by_bodies(ideal, group, by_order)
     powers = symmetric_powers(group.cartesian_rotations, max(by_order))
     bases, solutions = [], []
     for order, by_bodies in by_order.items():
         chosen = _chosen(orbits, order, by_bodies)
+        if whole is not None and order == 2:
+            chosen = orbits[1] + shortest_pairs(orbits[2], whole)
         basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
         around = neighbours(ideal, max(by_bodies.values()))
         rules = sum_rule_matrix(basis, chosen, around, ideal.n_sites)
+        if whole is not None and order == 2:
+            rules = csr_array(vstack([rules, sharing_rules(basis, whole)]))
         free = null_space(rules, basis.expected_sizes)
         if order == 2 and rotational_sum_rules:
             free = impose_rotational_sum_rules(free, basis, ideal)
@@ -237,6 +268,7 @@ def build_expansion(
         monomials=table,
         monomial_weights=weights,
         constraint_basis=csr_array(block_diag(solutions, format="csr")),
+        second_order_cell=None if whole is None else whole.matrix,
     )
 
 

@@ -234,7 +234,7 @@ class ForceField:
     @cached_property
     def _shapes(self) -> TruncationShapes:
         expansion = self._sum.expansion
-        return TruncationShapes(self.supercell, expansion.largest_cutoff, max(expansion.orders))
+        return TruncationShapes(self.supercell, expansion.surroundings, max(expansion.orders))
 
     def force_std(
         self,

@@ -198,7 +198,7 @@ class LabelReader:
         if key not in self._sums:
             supercell = Supercell(self.expansion.crystal, matrix)
             shapes = TruncationShapes(
-                supercell, self.expansion.largest_cutoff, max(self.expansion.orders)
+                supercell, self.expansion.surroundings, max(self.expansion.orders)
             )
             self._sums[key] = StrainedSum(LatticeSum(self.expansion, supercell)), shapes
         return self._sums[key]

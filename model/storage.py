@@ -205,6 +205,8 @@ def _write_expansion(group: h5py.Group, expansion: Expansion) -> None:
     )
     group["monomial_orders"] = expansion.monomials.orders
     group["body_positions"] = expansion.monomials.body_positions
+    if expansion.second_order_cell is not None:
+        group["second_order_cell"] = expansion.second_order_cell
     _write_sparse(group, "monomial_weights", expansion.monomial_weights)
     _write_sparse(group, "constraint_basis", expansion.constraint_basis)
 
@@ -238,6 +240,11 @@ def _read_expansion(group: h5py.Group) -> Expansion:
         ),
         monomial_weights=_read_sparse(group["monomial_weights"]),
         constraint_basis=_read_sparse(group["constraint_basis"]),
+        second_order_cell=(
+            group["second_order_cell"][()].astype(np.int64)
+            if "second_order_cell" in group
+            else None
+        ),
     )
 
 

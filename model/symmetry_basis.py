@@ -19,8 +19,10 @@ from anharm.model.symmetric_tensors import (
 )
 from anharm.model.symmetry import SpaceGroup
 
-# Force constants fall with the distance between atoms. By learning curves and by their evidence,
-# equal priors at all distances are far off in silicon, BAs and SnSe; powers 6 to 10 differ little.
+# Force constants fall with the distance between atoms: by learning curves and by their evidence,
+# equal priors at all distances are far off in silicon, BAs and SnSe. Powers 4 to 6 of pairs differ
+# little (which only whole supercells tell), and so do 6 to 10 of higher orders.
+DECAY_OF_PAIRS = 5
 DECAY = 8
 
 
@@ -70,13 +72,14 @@ class SymmetryBasis:
     def expected_sizes(self) -> FloatArray:
         """(n_parameters,) how large each is expected to be, 1 for the nearest atoms.
 
-        (nearest / diameter)^`DECAY`; atoms on their own count as the nearest.
+        (nearest / diameter)^power; atoms on their own count as the nearest.
         """
+        power = DECAY_OF_PAIRS if self.order == 2 else DECAY
         diameters = np.array(self.diameters)
         apart = diameters > 0
         sizes = np.ones(len(diameters))
         if apart.any():
-            sizes[apart] = (diameters[apart].min() / diameters[apart]) ** DECAY
+            sizes[apart] = (diameters[apart].min() / diameters[apart]) ** power
         return sizes
 
 

@@ -25,7 +25,7 @@ from anharm.model import (
     save_model,
 )
 from anharm.model.crystal import as_supercell_matrix
-from anharm.model.cutoffs import check_cutoffs_fit, normalise_cutoffs
+from anharm.model.cutoffs import check_cutoffs_fit, normalise_cutoffs, whole_supercell
 from anharm.model.deformation import MAXIMUM_STRAIN
 from anharm.model.determination import (
     Determination,
@@ -76,7 +76,9 @@ def build_system(configuration: RunConfiguration, command: Command = "broker") -
         crystal = Crystal.from_atoms(read_structure(section.primitive))
         ideal, _ = find_space_group(crystal, section.symmetry_tolerance)
         supercell = Supercell(ideal, as_supercell_matrix(section.supercell))
-        check_cutoffs_fit(supercell, normalise_cutoffs(configuration.expansion.cutoffs))
+        cutoffs = configuration.expansion.cutoffs
+        whole = whole_supercell(ideal, cutoffs, section.supercell)
+        check_cutoffs_fit(supercell, normalise_cutoffs(cutoffs, whole), whole)
     expansion = build_expansion_of(
         configuration, command, supercell.n_atoms, configuration.training.budget
     )
@@ -105,7 +107,7 @@ def build_expansion_of(
     with _as_configuration_error(configuration):
         crystal = Crystal.from_atoms(read_structure(section.primitive))
         cutoffs = configuration.expansion.cutoffs
-        size = estimate_size(crystal, cutoffs, section.symmetry_tolerance)
+        size = estimate_size(crystal, cutoffs, section.symmetry_tolerance, section.supercell)
         check_expansion(size, command, n_atoms, n_labels)
         expansion = build_expansion(
             crystal,
@@ -113,6 +115,7 @@ def build_expansion_of(
             section.symmetry_tolerance,
             first_order=configuration.expansion.first_order,
             rotational_sum_rules=configuration.expansion.rotational_sum_rules,
+            supercell=section.supercell,
         )
         check_expansion(ExpansionSize.of(expansion), command, n_atoms, n_labels)
     return expansion

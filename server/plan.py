@@ -54,6 +54,7 @@ def make_plan(configuration: RunConfiguration) -> dict[str, Any]:
         "space_group": expansion.space_group,
         "atoms": supercell.n_atoms,
         "cutoffs": {str(n): c for n, c in expansion.cutoffs.items()},
+        "second_order_of_whole_supercell": expansion.second_order_cell is not None,
         "rotational_sum_rules": configuration.expansion.rotational_sum_rules,
         "parameters": {str(n): m for n, m in expansion.parameters_per_order.items()},
         "parameters_total": n_parameters,
@@ -136,6 +137,8 @@ def format_plan(found: dict[str, Any]) -> str:
     for order, count in found["parameters"].items():
         cutoffs = ", ".join(f"{n}: {c:g}" for n, c in found["cutoffs"][order].items())
         cutoffs = "forces on the ideal sites" if order == "1" else cutoffs
+        if order == "2" and found["second_order_of_whole_supercell"]:
+            cutoffs = "all pairs of the supercell"
         before = found["parameters_before_sum_rules"][order]
         lines.append(f"{order:<7s} {cutoffs:<33s} {count:>10d}   {before:>16d}")
     lines += [

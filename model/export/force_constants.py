@@ -75,7 +75,7 @@ def dense_force_constants(
     model : BayesianModel
     order : int
     supercell : Supercell
-        In which no cluster of this order meets its own image.
+        In which no cluster of this order meets its own image, but for shared pairs.
     atoms : (n_atoms,) int
         The supercell atom that stands at each place of the other order.
     rows : (n_rows,) int
@@ -95,5 +95,6 @@ def dense_force_constants(
         others = clusters[own, 1:]
         cells = supercell.cell_index(others[..., :3] + supercell.cells[cell])
         places = place[others[..., 3] * supercell.n_cells + cells]
-        dense[(index, *places.T)] = tensors[own]
+        # Images of an atom that are equally far share its force constants.
+        np.add.at(dense, (index, *places.T), tensors[own])
     return dense

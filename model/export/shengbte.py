@@ -16,7 +16,7 @@ from anharm.model.export.force_constants import (
     require_orders,
 )
 from anharm.model.export.phonopy import write_force_constants_text
-from anharm.model.export.supercells import choose_supercell
+from anharm.model.export.supercells import choose_supercell, multiples_of
 
 _SPARSE_FILES = {3: "FORCE_CONSTANTS_3RD", 4: "FORCE_CONSTANTS_4TH"}
 
@@ -46,6 +46,9 @@ def write_shengbte(
         If a file cannot be written.
     """
     require_orders(model, (2, 3), "ShengBTE")
+    whole = model.expansion.second_order_supercell
+    if supercell is None and whole is not None:
+        supercell = multiples_of(whole)
     chosen = choose_supercell(model.expansion, (2,), supercell)
     multiples = np.diag(chosen.matrix)
     if not np.array_equal(chosen.matrix, np.diag(multiples)) or multiples.min() < 1:

@@ -12,6 +12,7 @@ from anharm.errors import ModelError
 from anharm.model.clusters import SHELL_TOLERANCE, largest_fitting_cutoff
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell, as_supercell_matrix
 from anharm.model.expansion import Expansion
+from anharm.model.supercell_range import holds_pairs
 
 SAME_LATTICE = 0.02  # relative difference of lattice vectors of the same crystal
 
@@ -28,7 +29,8 @@ def choose_supercell(
         Orders that are written for this supercell.
     supercell : array_like of int, optional
         Three multiples or a 3x3 matrix whose rows are the new vectors in units of the model's
-        lattice vectors; by default the smallest that three multiples give.
+        lattice vectors; by default the smallest that three multiples give, or the one whose
+        pairs the second order holds.
 
     Raises
     ------
@@ -36,12 +38,24 @@ def choose_supercell(
         If a cluster would meet its own image; names the largest cutoff that fits and the smallest
         supercell that would do.
     """
-    crystal = expansion.crystal
+    crystal, whole = expansion.crystal, expansion.second_order_supercell
+    chosen = None if supercell is None else Supercell(crystal, as_supercell_matrix(supercell))
+    if whole is not None and 2 in orders:
+        chosen = chosen or whole
+        if not holds_pairs(whole, chosen):
+            multiples = " ".join(map(str, multiples_of(whole)))
+            raise ModelError(
+                f"the supercell {chosen.matrix.tolist()} does not hold the second order of the "
+                f"model, which is that of the supercell {whole.matrix.tolist()}; use that one, "
+                f"{multiples}, or a multiple of them"
+            )
+        orders = tuple(order for order in orders if order != 2)
+        if not orders:
+            return chosen
     largest = {order: max(expansion.cutoffs[order].values()) for order in orders}
     needed = max(largest.values())
-    if supercell is None:
+    if chosen is None:
         return Supercell(crystal, np.diag(smallest_multiples(crystal, needed)))
-    chosen = Supercell(crystal, as_supercell_matrix(supercell))
     fits = largest_fitting_cutoff(chosen, needed) + SHELL_TOLERANCE
     if needed > fits:
         order = next(order for order in orders if largest[order] == needed)
@@ -68,6 +82,13 @@ def smallest_multiples(crystal: Crystal, cutoff: float) -> IntArray:
         ):
             return np.array(multiples, dtype=np.int64)
     return sufficient.astype(np.int64)
+
+
+def multiples_of(supercell: Supercell) -> IntArray:
+    """(3,) the fewest multiples of the crystal's vectors that are a multiple of a supercell."""
+    adjugate, determinant = supercell.exact_inverse
+    multiples = abs(determinant) // np.gcd(np.gcd.reduce(adjugate, axis=1), determinant)
+    return np.asarray(np.abs(multiples), dtype=np.int64)
 
 
 def same_primitive_cell(ours: Any, theirs: Any, what: str) -> FloatArray:

@@ -116,6 +116,12 @@ def test_all_problems_are_listed_at_once(folder: Path) -> None:
         ("2 = 5.0", "7 = 5.0", "the order '7' is not one of 2 to 6"),
         ("2 = 5.0", "2 = -5.0", "order 2 is -5.0, expected above 0"),
         ("2 = 5.0", "2 = nan", "order 2 is nan"),
+        (
+            "2 = 5.0",
+            '2 = "cell"',
+            "order 2 is 'cell', expected a number in Angstrom or \"supercell\"",
+        ),
+        ("3 = 4.0", '3 = "supercell"', "order 3 is 'supercell', expected a number in Angstrom"),
         ("2 = 5.0", '2 = "5"', "order 2 is '5', expected a number"),
         ("3 = 4.0", "3 = { 4 = 4.0 }", "order 3: the number of bodies '4'"),
         ("{ 2 = 5.0, 3 = 4.0 }", "{}", "expected a table of cutoffs"),

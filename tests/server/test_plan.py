@@ -56,6 +56,12 @@ def test_crystal_and_expansion_are_enough(plan):
     assert "reachability" not in found
 
 
+def test_all_pairs_of_the_supercell_need_no_cutoff(plan):
+    found = plan(CRYSTAL.replace("2 = 5.0", '2 = "supercell"'))
+    assert found["parameters"]["2"] == 25
+    assert "all pairs of the supercell" in format_plan(found)
+
+
 def test_more_labels_are_needed_where_a_label_says_less(plan):
     small = CRYSTAL.replace("[[-2, 2, 2], [2, -2, 2], [2, 2, -2]]", "[3, 3, 3]")
     found = plan(small.replace("5.0, 3 = 4.0", "3.8, 3 = 3.8").replace("3.5", "3.8"))
