@@ -30,7 +30,7 @@ class Material:
     supercell : list
         As in run.toml.
     cutoffs : dict
-        Order -> Angstrom.
+        Order -> Angstrom; order 2 may have "supercell".
     calculator, parameters : str, dict
         ASE calculator as in run.toml.
     temperature : float
@@ -50,7 +50,7 @@ class Material:
     name: str
     primitive: Path
     supercell: list[Any]
-    cutoffs: dict[int, float]
+    cutoffs: dict[int, float | str]
     calculator: str
     parameters: dict[str, Any]
     temperature: float
@@ -71,7 +71,8 @@ class Material:
 
     def expansion(self) -> Expansion:
         """The expansion, built once."""
-        return _expansion(self.primitive, tuple(self.cutoffs.items()))
+        supercell = tuple(map(tuple, as_supercell_matrix(self.supercell)))
+        return _expansion(self.primitive, tuple(self.cutoffs.items()), supercell)
 
     def reference(self) -> Any:
         """The ASE calculator that gives labels, on one thread."""
@@ -81,8 +82,11 @@ class Material:
 
 
 @cache
-def _expansion(primitive: Path, cutoffs: tuple[tuple[int, float], ...]) -> Expansion:
-    return build_expansion(Crystal.from_atoms(ase.io.read(primitive)), dict(cutoffs))
+def _expansion(
+    primitive: Path, cutoffs: tuple[tuple[int, float | str], ...], supercell: tuple[Any, ...]
+) -> Expansion:
+    crystal = Crystal.from_atoms(ase.io.read(primitive))
+    return build_expansion(crystal, dict(cutoffs), supercell=supercell)
 
 
 def _one_thread() -> None:
@@ -101,7 +105,7 @@ def read_materials(path: Path = HERE / "materials.toml") -> dict[str, Material]:
     found = {}
     for name, table in tables.items():
         table["primitive"] = path.parent / table["primitive"]
-        table["cutoffs"] = {int(order): float(value) for order, value in table["cutoffs"].items()}
+        table["cutoffs"] = {int(order): value for order, value in table["cutoffs"].items()}
         table.setdefault("parameters", {})
         found[name] = Material(name=name, **table)
     return found

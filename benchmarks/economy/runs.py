@@ -148,7 +148,9 @@ def _prepare(material: Material, rule: str, seed: int, folder: Path) -> Path:
         )
     )
     run_file = folder / "run.toml"
-    cutoffs = ", ".join(f"{order} = {value}" for order, value in material.cutoffs.items())
+    cutoffs = ", ".join(
+        f"{order} = {json.dumps(value)}" for order, value in material.cutoffs.items()
+    )
     sections = {
         "crystal": {"primitive": "primitive.xyz", "supercell": material.supercell},
         "engine": {"input": "input.xml"},
