@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from anharm.configuration import load_configuration
 from anharm.model import Crystal, Expansion, StructurePredictor, build_expansion, fit_structures
+from anharm.model.crystal import identify_supercell
 from anharm.model.labels import LabelReader
 from anharm.model.regression import maximise_evidence
 from anharm.model.sufficient_statistics import SufficientStatistics
@@ -41,9 +42,9 @@ from anharm.server.learner import build_expansion_of
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 CASES = {
-    "Si": ("si64_qe_lda_gamma_20Ry", {2: 5.0, 3: 4.0, 4: 3.5}),
-    "BAs": ("bas64_qe_lda_gamma_40Ry", {2: 4.6, 3: 3.5, 4: 2.5, 5: 2.5, 6: 2.5}),
-    "SnSe": ("snse32_qe_pbe_gth_gamma_26Ry", {2: 4.1, 3: 4.1, 4: 3.2}),
+    "Si": ("si64_qe_lda_gamma_20Ry", {2: "supercell", 3: 4.0, 4: 3.5}),
+    "BAs": ("bas64_qe_lda_gamma_40Ry", {2: "supercell", 3: 3.5, 4: 2.5, 5: 2.5, 6: 2.5}),
+    "SnSe": ("snse32_qe_pbe_gth_gamma_26Ry", {2: "supercell", 3: 4.1, 4: 3.2}),
 }
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 RUNS = ("si/tersoff-300K", "si/qe64-300K", "bas/chgnet-300K", "bas/qe64-300K", "snse/7net-300K")
@@ -59,7 +60,9 @@ def expansion_of(name: str) -> Expansion:
         cell, to_primitive=True, no_idealize=True, symprec=1e-3
     )
     primitive = Atoms(numbers=numbers, cell=lattice, scaled_positions=positions, pbc=True)
-    return build_expansion(Crystal.from_atoms(primitive), cutoffs)
+    crystal = Crystal.from_atoms(primitive)
+    supercell = identify_supercell(crystal, np.array(ideal.cell[:]))
+    return build_expansion(crystal, cutoffs, supercell=supercell)
 
 
 def constant_noise(expansion: Expansion, train: list[Atoms]) -> StructurePredictor:
