@@ -8,6 +8,7 @@ factor of two, and their shape: near atoms move together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +27,11 @@ LARGEST_AMPLITUDE = 2.0  # of any mode, in units of the amplitude that the guess
 SPRING = 400.0  # eV Angstrom^4: stiffness of a spring times the sixth power of its length
 TRANSVERSE = 0.1  # stiffness across a spring, in units of that along it
 LONGEST_SPRING = 6.0  # Angstrom
-STEPS = 100  # of the dynamics that adds what phonons leave out
-STEP = 0.25  # its time step in units of the largest angular frequency's inverse
+DURATION = 1000.0  # fs, of the dynamics that adds what phonons leave out
+STEP = 0.5  # its time step in units of the largest angular frequency's inverse
+FRICTION = 0.01  # 1/fs
+ANHARMONICITIES = (1.0, 0.85, 0.7, 0.5)  # tried in turn until no atom is lost
+_SAME_STIFFNESS = 1e-9  # of the hardest mode's; a smaller difference is rounding
 _HBAR = units._hbar * units.J * 1e15  # eV fs
 _MASS = 1 / units.fs**2  # of one atomic mass unit, eV fs^2 / Angstrom^2
 
@@ -174,11 +178,14 @@ def let_move(
     random: np.random.Generator,
     largest: float,
 ) -> FloatArray:
-    """Where displacements are after some dynamics in the whole force field, all orders of it.
+    """Where displacements are after a Langevin dynamics in the force field, all orders of it.
 
     Phonons give the right size and the right second moments; anharmonic crystals have other ones,
-    too, to which a dynamics (velocity Verlet, thermal velocities) brings the displacements within
-    a few periods.
+    too, to which a dynamics brings the displacements. A model of one or two labels of a soft
+    crystal loses atoms, though: what it has learnt of the third order has no bottom. Then the
+    dynamics begins anew with less anharmonicity, F(s u) / s, which leaves the second order as it is
+    and multiplies order n by s^(n - 2). Modes that the model has softer than `phonons` are as hard
+    as these.
 
     Parameters
     ----------
@@ -191,21 +198,74 @@ def let_move(
         K.
     random : numpy Generator
     largest : float
-        Largest displacement of any atom, Angstrom. Where the dynamics exceeds it, as that of a
-        model which knows too little may, the first displacements are returned.
+        Largest displacement of any atom, Angstrom. Where the dynamics exceeds it with the least
+        anharmonicity, too, the first displacements are returned.
+    """
+    stiffen = _stiffening(find_phonons(force_field.model, phonons.supercell), phonons)
+    for scale in ANHARMONICITIES:
+
+        def forces_of(u: FloatArray, scale: float = scale) -> FloatArray:
+            return _forces(force_field, scale * u) / scale + stiffen(u)
+
+        moved = _langevin(forces_of, phonons, displacements, temperature, random, largest)
+        if moved is not None:
+            return moved
+    return displacements
+
+
+def _stiffening(soft: Phonons, hard: Phonons) -> Callable[[FloatArray], FloatArray]:
+    """Forces, by displacements, that make modes as hard as those of the same vectors elsewhere."""
+    missing = np.maximum(hard.squares, hard.floor**2) - soft.squares
+    missing[missing <= _SAME_STIFFNESS * hard.squares.max()] = 0.0
+    chosen = missing.any(axis=1)
+    vectors, missing, supercell = soft.vectors[chosen], missing[chosen], soft.supercell
+    phases = np.exp(2j * np.pi * soft.wave_vectors[chosen] @ supercell.cells.T)
+    phases /= np.sqrt(supercell.n_cells)
+    dynamical = np.einsum("qak,qk,qbk->qab", vectors, missing, vectors.conj(), optimize=True)
+    roots = np.sqrt(np.repeat(soft.masses, supercell.n_cells))[:, None]
+    shape = (len(soft.masses), supercell.n_cells, 3)
+
+    def forces_of(displacements: FloatArray) -> FloatArray:
+        weighted = (roots * displacements).reshape(shape).transpose(1, 0, 2)
+        waves = phases.conj() @ weighted.reshape(supercell.n_cells, -1)
+        pulled = (phases.T @ np.einsum("qab,qb->qa", dynamical, waves)).real
+        forces: FloatArray = -roots * pulled.reshape(shape[1], -1, 3).transpose(1, 0, 2).reshape(
+            -1, 3
+        )
+        return forces
+
+    return forces_of
+
+
+def _langevin(
+    forces_of: Callable[[FloatArray], FloatArray],
+    phonons: Phonons,
+    displacements: FloatArray,
+    temperature: float,
+    random: np.random.Generator,
+    largest: float,
+) -> FloatArray | None:
+    """Displacements after `DURATION`; None where one has exceeded the largest.
+
+    BAOAB (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102 (2013)), whose displacements are
+    those of a harmonic crystal exactly, for any step that is stable.
     """
     masses = np.repeat(phonons.masses, phonons.supercell.n_cells)[:, None]
-    velocities = random.standard_normal(displacements.shape)
-    velocities *= np.sqrt(units.kB * temperature / masses)
-    velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+    spread = np.sqrt(units.kB * temperature / masses)
     step = STEP / float(np.sqrt(np.abs(phonons.squares).max()))
-    moved, forces = displacements, _forces(force_field, displacements)
-    for _ in range(STEPS):
+    kept = np.exp(-FRICTION * step)
+    moved, forces = displacements, forces_of(displacements)
+    velocities = spread * random.standard_normal(moved.shape)
+    for _ in range(int(np.ceil(DURATION / step))):
         velocities = velocities + step / 2 * forces / masses
-        moved = moved + step * velocities
+        moved = moved + step / 2 * velocities
+        noise = np.sqrt(1 - kept**2) * spread * random.standard_normal(moved.shape)
+        velocities = kept * velocities + noise
+        velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+        moved = moved + step / 2 * velocities
         if not np.linalg.norm(moved, axis=1).max() < largest:
-            return displacements
-        forces = _forces(force_field, moved)
+            return None
+        forces = forces_of(moved)
         velocities = velocities + step / 2 * forces / masses
     return moved
 

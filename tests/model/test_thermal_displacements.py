@@ -24,6 +24,7 @@ from anharm.model.thermal_displacements import (
     find_phonons,
     guess_phonons,
     let_move,
+    thermal_phonons,
 )
 
 SUPERCELLS = {
@@ -32,6 +33,7 @@ SUPERCELLS = {
 }
 HBAR = units._hbar * units.J * 1e15  # eV fs
 N_DRAWS = 20_000
+CUBE = np.array([[-2, 2, 2], [2, -2, 2], [2, 2, -2]])
 
 
 def spring_matrix(supercell: Supercell, stiffness: float = 1.0) -> FloatArray:
@@ -52,7 +54,7 @@ def neighbours(atoms: Atoms, cutoff: float) -> tuple[FloatArray, FloatArray, Flo
 def spring_crystal(matrix: list[list[int]], stiffness: float = 1.0) -> tuple[Phonons, FloatArray]:
     """Phonons of a model that has learnt the springs of rock salt, and their force constants."""
     crystal = Crystal.from_atoms(bulk("MgO", "rocksalt", a=4.21))
-    large = Supercell(crystal, np.array([[-2, 2, 2], [2, -2, 2], [2, 2, -2]]))
+    large = Supercell(crystal, CUBE)
     model = learnt(large, spring_matrix(large, stiffness))
     supercell = Supercell(model.expansion.crystal, np.array(matrix))
     return find_phonons(model, supercell), spring_matrix(supercell, stiffness)
@@ -188,10 +190,7 @@ def test_the_guess_is_stable_where_no_symmetry_helps() -> None:
 @pytest.fixture(scope="module")
 def hardening() -> ForceField:
     """Rock salt whose nearest neighbours feel a quartic potential beside the springs."""
-    supercell = Supercell(
-        Crystal.from_atoms(bulk("MgO", "rocksalt", a=4.21)),
-        np.array([[-2, 2, 2], [2, -2, 2], [2, 2, -2]]),
-    )
+    supercell = Supercell(Crystal.from_atoms(bulk("MgO", "rocksalt", a=4.21)), CUBE)
     first, second, lengths = neighbours(supercell.to_atoms(), 3.0)
     first, second = first[lengths < 2.2], second[lengths < 2.2]
     matrix = spring_matrix(supercell, 0.3)
@@ -236,3 +235,53 @@ def test_a_dynamics_that_runs_away_is_given_up(hardening: ForceField) -> None:
     drawn = phonons.draw(600.0, 1, random)[0]
     largest = np.linalg.norm(drawn, axis=1).max() * 1.001
     assert let_move(hardening, phonons, drawn, 6000.0, random, largest) is drawn
+
+
+def bottomless() -> ForceField:
+    """Rock salt whose nearest bonds give way the more they are stretched, without end."""
+    supercell = Supercell(Crystal.from_atoms(bulk("MgO", "rocksalt", a=4.21)), CUBE)
+    first, second, bonds = neighbor_list("ijD", supercell.to_atoms(), 2.2)
+    bonds /= np.linalg.norm(bonds, axis=1, keepdims=True)
+    random = np.random.default_rng(5)
+    structures = []
+    for _ in range(3):
+        atoms = supercell.to_atoms()
+        moved = random.normal(0, 0.1, atoms.positions.shape)
+        stretch = np.sum((moved[second] - moved[first]) * bonds, axis=1, keepdims=True)
+        forces = -(spring_matrix(supercell, 0.6) @ moved.ravel()).reshape(-1, 3)
+        np.add.at(forces, first, -60 * stretch**2 * bonds)
+        atoms.positions += moved
+        atoms.calc = SinglePointCalculator(atoms, forces=forces)
+        structures.append(atoms)
+    expansion = build_expansion(supercell.crystal, {2: 3.1, 3: 2.2})
+    return ForceField(fit_structures(expansion, structures), supercell)
+
+
+def test_a_model_without_bottom_moves_with_less_anharmonicity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    temperature = 1200.0  # K: lost at once with all anharmonicity, bound with half of it
+    force_field = bottomless()
+    phonons = find_phonons(force_field.model, force_field.supercell)
+    drawn = phonons.draw(temperature, 1, np.random.default_rng(3))[0]
+
+    def moved() -> FloatArray:
+        random = np.random.default_rng(4)
+        return let_move(force_field, phonons, drawn, temperature, random, 1.0)
+
+    found = moved()
+    assert found is not drawn
+    assert np.sqrt(np.mean(found**2)) == pytest.approx(np.sqrt(np.mean(drawn**2)), rel=0.5)
+    monkeypatch.setattr("anharm.model.thermal_displacements.ANHARMONICITIES", (1.0,))
+    assert moved() is drawn
+
+
+def test_the_dynamics_holds_modes_that_the_model_has_unstable() -> None:
+    supercell = Supercell(Crystal.from_atoms(bulk("MgO", "rocksalt", a=4.21)), CUBE)
+    force_field = ForceField(learnt(supercell, spring_matrix(supercell, -0.3)), supercell)
+    phonons = thermal_phonons(force_field.model, supercell)
+    random = np.random.default_rng(2)
+    drawn = phonons.draw(300.0, 10, random)
+    moved = np.array([let_move(force_field, phonons, d, 300.0, random, 2.0) for d in drawn])
+    assert not any(np.array_equal(*pair) for pair in zip(moved, drawn, strict=True))
+    assert np.sqrt(np.mean(moved**2)) == pytest.approx(np.sqrt(np.mean(drawn**2)), rel=0.15)
