@@ -27,6 +27,7 @@ one bead in `audit_interval` steps. Everywhere else below, a step is an evaluati
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
 from typing import Any, Literal
@@ -300,9 +301,15 @@ def is_audit_step(settings: TrainingSection, trajectory: str, step: int, beads: 
     """
     if settings.audit_interval == 0:
         return False
-    key = f"{settings.seed}/{step}/{trajectory}".encode()
-    number = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+    number = _number_of_step(settings.seed, trajectory, step)
     return number * settings.audit_interval * beads < 2**64
+
+
+@lru_cache(maxsize=4096)  # each step is asked about several times, before it comes and when it does
+def _number_of_step(seed: int, trajectory: str, step: int) -> int:
+    """Return a 64-bit number that looks random."""
+    key = f"{seed}/{step}/{trajectory}".encode()
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
 
 
 def refitted(state: TrajectoryState, version: int) -> TrajectoryState:
