@@ -9,7 +9,8 @@ median over pairs of runs. The floor is the driver of `i-pi-py_driver` that is q
 
 `--steady`, on both sides: i-PI has a processor of its own and all else shares the others, so that
 nobody wakes up where i-PI works; and processors that idle are kept awake by work of the lowest
-priority, since those of virtual machines take up to milliseconds to wake. Linux only.
+priority, since those of virtual machines take up to milliseconds to wake. `--one-core`, on both
+sides: all processes share one processor, the worst that a kernel can do to them. Linux only.
 
 Inputs are those of `--kind`: `ordinary` as users write them (Langevin, output every ten steps,
 i-PI's defaults), `lean` without thermostat, output or safety copies, and with a latency of 1e-5 s.
@@ -134,10 +135,10 @@ def prepare(folder: Path, case: Case, kind: str, steps: int) -> str:
 class Runs:
     """The processes of one case."""
 
-    def __init__(self, folder: Path, address: str, steady: bool = False) -> None:
+    def __init__(self, folder: Path, address: str, place: str = "free") -> None:
         self.folder = folder
         self.address = address
-        self.steady = steady
+        self.place = place
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def _start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
@@ -146,9 +147,11 @@ class Runs:
             process = subprocess.Popen(
                 words, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, **one_thread}
             )
-        if self.steady:
-            first, *others = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(process.pid, {first} if name == "engine" else others)
+        first, *others = sorted(os.sched_getaffinity(0))
+        if self.place == "one core" or (self.place == "steady" and name == "engine"):
+            os.sched_setaffinity(process.pid, {first})
+        elif self.place == "steady":
+            os.sched_setaffinity(process.pid, others)
         self.processes.append(process)
         return process
 
@@ -240,7 +243,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         steps = max(arguments.steps // (4 if case.beads > 1 else 1), 60)
         folder = Path(name)
-        runs = Runs(folder, prepare(folder, case, arguments.kind, steps), arguments.steady)
+        runs = Runs(folder, prepare(folder, case, arguments.kind, steps), arguments.place)
         if arguments.drivers:
             for driver in DRIVERS:
                 taken = step_time(runs.floor(driver), arguments.quantile)
@@ -273,16 +276,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quantile", type=float, default=0.5, help="of the times of the steps")
     parser.add_argument("--stages", action="store_true", help="also say where the time goes")
-    parser.add_argument("--steady", action="store_true", help="see above")
+    place = parser.add_mutually_exclusive_group()
+    for name in ("steady", "one core"):
+        flag = f"--{name.replace(' ', '-')}"
+        place.add_argument(
+            flag, dest="place", action="store_const", const=name, default="free", help="see above"
+        )
     parser.add_argument("--drivers", action="store_true", help="compare i-PI's own drivers only")
     arguments = parser.parse_args()
-    steady = ", steady" if arguments.steady else ""
-    pairs = f"{arguments.repeats} pairs"
-    print(f"{arguments.kind} input, quantile {arguments.quantile}, {pairs}{steady}\n")
+    pairs = f"{arguments.repeats} pairs, {arguments.place}"
+    print(f"{arguments.kind} input, quantile {arguments.quantile}, {pairs}\n")
     if not arguments.drivers:
         print("| case | i-PI's cheapest driver, ms/step | anharm, ms/step | ratio |")
         print("|---|---|---|---|", flush=True)
-    with processors_awake(arguments.steady):
+    with processors_awake(arguments.place == "steady"):
         for number in arguments.cases:
             measure(CASES[number], arguments)
 
