@@ -100,10 +100,12 @@ def _forces(reference: Reference, cells: Any) -> list[np.ndarray]:
 
 
 def phonons(name: str, folder: Path) -> None:
-    """Bands and density of states beside those of finite displacements."""
+    """Bands and density of states beside finite displacements, of the cold labels alone, too."""
     other = folder / f"{name}_phonopy.yaml"
     picture = folder / f"phonons_{name}.png"
     anharm("phonons", folder / f"{name}.h5", "--compare", other, "--output", picture)
+    cold = picture.with_stem(f"{picture.stem}_cold")
+    anharm("phonons", cold_model(name, folder), "--compare", other, "--output", cold)
 
 
 def anharmonicity(name: str, folder: Path) -> None:

@@ -57,7 +57,7 @@ class Material:
     matrix : (3, 3) int
         Supercell of labels and molecular dynamics, rows are its vectors.
     cutoffs : dict
-        Of the model, Angstrom by order.
+        Of the model, Angstrom by order; of order 2 perhaps "supercell".
     ladder : tuple of float
         Temperatures of the rounds of training, K. Without any, the reference itself moves the atoms
         at both temperatures: its earlier snapshots are the labels, its later ones the test.
@@ -74,7 +74,7 @@ class Material:
 
     guess: Atoms
     matrix: np.ndarray
-    cutoffs: dict[int, float]
+    cutoffs: dict[int, float | str]
     ladder: tuple[float, ...]
     labels_per_round: int
     first: tuple[int, float]
@@ -112,10 +112,10 @@ MATERIALS = {
     "snse": Material(
         tin_selenide(),
         np.diag([1, 3, 3]),
-        {2: 6.0, 3: 4.4, 4: 3.6, 5: 3.3, 6: 3.3},
+        {2: "supercell", 3: 4.4, 4: 3.6, 5: 3.3, 6: 3.3},
         (),
         0,
-        (0, 0.0),
+        (8, 0.02),
         10.0,
         20,
         50.0,
@@ -289,16 +289,31 @@ def make_model(name: str, folder: Path) -> BayesianModel:
     if file.exists():
         return load_model(file)
     material = MATERIALS[name]
-    expansion = build_expansion(Crystal.from_atoms(crystal(name, folder)), material.cutoffs)
+    expansion = build_expansion(
+        Crystal.from_atoms(crystal(name, folder)), material.cutoffs, supercell=material.matrix
+    )
     if material.ladder:
         labels = _labels_of_own_dynamics(name, expansion, folder)
     else:
         trajectories = (reference_dynamics(name, t, folder) for t in TEMPERATURES)
-        labels = [frame for frames in trajectories for frame in _parts(frames)[0]]
+        labels = _small_displacements(name, folder)
+        labels += [frame for frames in trajectories for frame in _parts(frames)[0]]
     write(folder / f"{name}_labels.xyz", labels, format="extxyz")
     model = fit_structures(expansion, labels, targets=["forces"])
     save_model(model, file)
     return model
+
+
+def _small_displacements(name: str, folder: Path) -> list[Atoms]:
+    """Labels of random displacements, from which the second order at rest is learnt."""
+    material, reference = MATERIALS[name], Reference(name)
+    ideal = make_supercell(crystal(name, folder), material.matrix)
+    labels = []
+    for seed in range(material.first[0]):
+        start = ideal.copy()
+        start.rattle(material.first[1], seed=seed)
+        labels.append(reference.label(start))
+    return labels
 
 
 def _labels_of_own_dynamics(name: str, expansion: Expansion, folder: Path) -> list[Atoms]:
@@ -306,11 +321,7 @@ def _labels_of_own_dynamics(name: str, expansion: Expansion, folder: Path) -> li
     material, reference = MATERIALS[name], Reference(name)
     harmonic = build_expansion(expansion.crystal, {2: material.cutoffs[2]})
     ideal = make_supercell(crystal(name, folder), material.matrix)
-    labels = []
-    for seed in range(material.first[0]):
-        start = ideal.copy()
-        start.rattle(material.first[1], seed=seed)
-        labels.append(reference.label(start))
+    labels = _small_displacements(name, folder)
     n, interval = material.labels_per_round, material.training_interval
     for seed, temperature in enumerate(material.ladder):
         model = fit_structures(expansion, labels, targets=["forces"])
