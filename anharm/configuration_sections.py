@@ -185,6 +185,9 @@ class TrainingSection(Section):
     convergence_refits: int = Field(
         default=5, ge=2, le=1000, description="a number of refits, 2 to 1000"
     )
+    convergence_gain: float = Field(
+        default=0.08, gt=0, lt=1, description="a share of the error between 0 and 1"
+    )
     quiet_steps: int = Field(default=1000, ge=1, description="a number of steps of at least 1")
 
     @field_validator("initial_configurations")

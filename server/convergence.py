@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from anharm.configuration import TrainingSection
 
@@ -20,12 +21,28 @@ class Refit:
         Bayesian error max_i sigma_i averaged over the trajectory (eV/Angstrom).
     determined : float
         Parameters that its labels determine, of all orders (MacKay's gamma); zero if not known.
+    targets : int
+        Force components, energies and virials of its labels; zero if not known.
     """
 
     labels: int
     step: int
     error: float
     determined: float = 0.0
+    targets: int = 0
+
+    @property
+    def expected_gain(self) -> float:
+        """By how much endless labels would lower the true error, as a share of what they leave.
+
+        If what the expansion leaves out has the variance s^2, targets that no training saw are
+        missed by s^2 n / (n - gamma) (generalised cross-validation: Craven and Wahba, Numer. Math.
+        31, 377 (1979)). Zero if gamma and n are not known.
+        """
+        if not self.targets:
+            return 0.0
+        left = 1 - self.determined / self.targets
+        return inf if left <= 0 else float(left**-0.5 - 1)
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,9 @@ def assess_convergence(
     by the same measure. While each label determines further parameters, what they do to the
     forces counts as noise, and is found neither in the Bayesian errors nor in their change.
     Parameters that no label determines, as those of the highest orders at low temperature, do
-    not keep training from converging.
+    not keep training from converging. And endless labels must be expected to lower the true error
+    by less than `convergence_gain`: many parameters are learnt so slowly that five refits look
+    like a plateau.
 
     Parameters
     ----------
@@ -80,7 +99,18 @@ def assess_convergence(
     growth = _growth_of_determined(
         history[-settings.convergence_refits :], settings.convergence_tolerance
     )
-    return Convergence(False, growth) if growth else found
+    if growth:
+        return Convergence(False, growth)
+    gain = history[-1].expected_gain
+    if gain < settings.convergence_gain:
+        return found
+    return Convergence(
+        False,
+        f"The errors have settled, but {history[-1].labels} labels are few for the "
+        f"{history[-1].determined:.0f} parameters that they determine: endless labels would lower "
+        f"the true error by {gain:.1%}, not less than convergence_gain = "
+        f"{settings.convergence_gain:.1%}.",
+    )
 
 
 def _assess_errors(

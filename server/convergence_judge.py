@@ -74,8 +74,8 @@ class ConvergenceJudge:
     def refitted(self, version: int, n_labels: int) -> None:
         """Note a new model version; the record says which parameters its labels determine."""
         self._refits += 1
-        known = {m.version: m.determined_parameters for m in self._record.models()}
-        self._history.refitted(version, n_labels, known.get(version, 0.0))
+        known = {m.version: (m.determined_parameters, m.n_targets) for m in self._record.models()}
+        self._history.refitted(version, n_labels, *known.get(version, (0.0, 0)))
 
     def declares(self, n_steps: int) -> str:
         """Judge what has been observed; what to log if training has converged just now, or "".

@@ -28,5 +28,10 @@ def withdraw_convergence(record: Record, why: str) -> None:
 
 
 def _criteria(settings: TrainingSection) -> str:
-    numbers = settings.convergence_tolerance, settings.convergence_refits, settings.quiet_steps
+    numbers = (
+        settings.convergence_tolerance,
+        settings.convergence_refits,
+        settings.quiet_steps,
+        settings.convergence_gain,
+    )
     return " ".join(map(str, numbers)) + " of errors and determined parameters"

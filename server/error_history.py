@@ -20,13 +20,16 @@ class ErrorHistory:
     first_steps: dict[int, int] = field(default_factory=dict)
     labels: dict[int, int] = field(default_factory=dict)
     determined: dict[int, float] = field(default_factory=dict)
+    targets: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def from_record(cls, record: Record) -> ErrorHistory:
         """The history of a run, from its stored observations and model versions."""
         history = cls()
         for model in record.models():
-            history.refitted(model.version, len(model.labels), model.determined_parameters)
+            history.refitted(
+                model.version, len(model.labels), model.determined_parameters, model.n_targets
+            )
         for chunk in record.observations():
             for version in np.unique(chunk.model_version):
                 chosen = chunk.model_version == version
@@ -41,10 +44,11 @@ class ErrorHistory:
         """Steps driven by any model."""
         return sum(self.counts.values())
 
-    def refitted(self, version: int, n_labels: int, determined: float) -> None:
-        """Note a new model version, and how many parameters its labels determine."""
+    def refitted(self, version: int, n_labels: int, determined: float, targets: int = 0) -> None:
+        """Note a new model version, its numbers of determined parameters and of targets."""
         self.labels[version] = n_labels
         self.determined[version] = determined
+        self.targets[version] = targets
 
     def observe(self, version: int, step: int, error: float) -> None:
         """Add the error of one step."""
@@ -58,6 +62,7 @@ class ErrorHistory:
                 self.first_steps[v],
                 self.sums[v] / self.counts[v],
                 self.determined.get(v, 0.0),
+                self.targets.get(v, 0),
             )
             for v in sorted(self.counts)
             if self.counts[v] >= minimum_steps

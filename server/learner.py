@@ -132,6 +132,7 @@ def _hyperparameters(
         "determined": {str(k): one.determined for k, one in determination.items()},
         "lack_of_data": describe_lack_of_data(determination),
         "log_evidence": posterior.log_evidence,
+        "n_targets": posterior.n_targets,
     }
 
 

@@ -200,6 +200,11 @@ class ModelVersion:
         """Parameters that the labels determine, of all orders (MacKay's gamma); 0 if not noted."""
         return sum(self.hyperparameters.get("effective_parameters", {}).values(), 0.0)
 
+    @property
+    def n_targets(self) -> int:
+        """Force components, energies and virials that it was fitted to; 0 if not noted."""
+        return int(self.hyperparameters.get("n_targets", 0))
+
 
 @dataclass(frozen=True)
 class Event:

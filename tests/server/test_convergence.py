@@ -1,5 +1,6 @@
 """Convergence: a plateau of the trajectory-averaged error, or no label for long."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +96,29 @@ def test_convergence_does_not_depend_on_the_scale_of_errors(
     first = assess_convergence(history(*errors), 10, SETTINGS)
     second = assess_convergence(history(*scaled), 10, SETTINGS)
     assert first.converged == second.converged
+
+
+def counting(determined: float, targets: int) -> list[Refit]:
+    """Refits whose errors and parameters have settled, the last one of so many targets."""
+    return [Refit(5 + n, 50 * n, 0.02, determined, targets) for n in range(3)]
+
+
+def test_training_goes_on_while_labels_are_few_for_what_they_determine() -> None:
+    result = assess_convergence(counting(800.0, 4000), 10, SETTINGS)
+    assert not result.converged
+    assert "7 labels are few for the 800 parameters" in result.reason
+    assert "lower the true error by 11.8%, not less than convergence_gain = 8.0%" in result.reason
+    assert assess_convergence(counting(800.0, 6000), 10, SETTINGS).converged
+    assert not assess_convergence(counting(800.0, 700), 10, SETTINGS).converged
+
+
+def test_the_expected_gain_is_what_unseen_targets_of_a_regression_show() -> None:
+    """Least squares with 40 parameters and 200 targets, against noise of known size."""
+    random = np.random.default_rng(0)
+    squares = []
+    for _ in range(400):
+        rows, noise = random.normal(size=(201, 40)), random.normal(size=201)
+        found = np.linalg.lstsq(rows[:200], noise[:200], rcond=None)[0]
+        squares.append((rows[200] @ found - noise[200]) ** 2)
+    gain = Refit(1, 0, 1.0, 40.0, 200).expected_gain
+    assert np.sqrt(np.mean(squares)) == pytest.approx(1 + gain, rel=0.08)

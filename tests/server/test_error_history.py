@@ -22,7 +22,7 @@ def test_the_error_of_a_version_is_the_average_of_the_steps_it_drove():
     history.observe(2, 10, 0.3)
     assert history.steps == 11
     (first,) = history.refits(minimum_steps=10)
-    assert (first.labels, first.step, first.determined) == (2, 0, 40.5)
+    assert (first.labels, first.step, first.determined, first.targets) == (2, 0, 40.5, 0)
     assert first.error == pytest.approx(0.55)
     assert [refit.step for refit in history.refits(minimum_steps=1)] == [0, 10]
 
