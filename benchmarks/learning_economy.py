@@ -35,13 +35,13 @@ from economy.offline import (
     steps_of_gold_standard,
 )
 from economy.reference_dynamics import gold_frames, test_frames
-from economy.report import draw, table
+from economy.report import GOLD, draw, table
 from economy.runs import RULES, train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "learning-economy"
 FIGURE = ROOT / "docs" / "figures" / "learning-economy.png"
-WAYS = ("gold standard", "static", *RULES)
+WAYS = (GOLD, "static", *RULES)
 
 
 def learn(material: Material, ways: list[str], seeds: list[int], folder: Path) -> None:
@@ -123,8 +123,12 @@ def main() -> None:
         for name in names:
             learn(known[name], words.ways, words.seeds, words.folder.absolute())
     results = {n: json.loads(f.read_text()) for n in names if (f := RESULTS / f"{n}.json").exists()}
-    print(table(results, WAYS))
-    draw(results, WAYS, FIGURE)
+    for name in [name for name, one in results.items() if GOLD not in one]:
+        print(f'{name}: no table without its yardstick; run --materials {name} --ways "{GOLD}"')
+        del results[name]
+    if results:
+        print(table(results, WAYS))
+        draw(results, WAYS, FIGURE)
 
 
 if __name__ == "__main__":
