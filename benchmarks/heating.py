@@ -4,8 +4,9 @@
     python benchmarks/heating.py inputs/snse/run-600K.toml --frames FRAMES.xyz
 
 Of the run's own trajectory (at fixed cell), or of other configurations: the rms displacement from
-the sites, the largest, and by how much the atoms of each element are shifted along the third axis
-from where Cmcm would have them (multiples of half the lattice vector), with the sign of their site.
+the sites, the largest, by how much the atoms of each element are shifted along the third axis
+from where Cmcm would have them (multiples of half the lattice vector), with the sign of their site,
+and by how much the two layers of the cell have slid against each other along that axis.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def main() -> None:
     moved = np.array([frame.positions for frame in frames]) - sites
     moved -= np.round(moved @ np.linalg.inv(supercell.lattice)) @ supercell.lattice
     shifts = shifts_along_third_axis(crystal, sites)
+    lower = sites[:, 0] % crystal.lattice[0, 0] < crystal.lattice[0, 0] / 2
     n_frames = min(len(frames), len(temperatures))  # a killed run may have written one of the two
     for window in np.array_split(np.arange(n_frames), 1 if words.frames else words.windows):
         distances = np.linalg.norm(moved[window], axis=2)
@@ -64,11 +66,12 @@ def main() -> None:
             for symbol in dict.fromkeys(start.get_chemical_symbols())
             for own in [np.array(start.get_chemical_symbols()) == symbol]
         ]
+        slid = mean[lower].mean() - mean[~lower].mean()
         print(
             f"{temperatures[window[0]]:.0f} to {temperatures[window[-1]]:.0f} K: "
             f"rms displacement {np.sqrt(np.mean(distances**2)):.3f} Angstrom, "
             f"largest {distances.max():.2f}, beyond 0.9 Angstrom {np.mean(distances > 0.9):.2%}; "
-            f"shift {', '.join(text)}"
+            f"shift {', '.join(text)}; layers slid by {slid:.2f}"
         )
 
 
