@@ -13,8 +13,11 @@ from anharm.server.learner import build_expansion_of
 RESULTS = Path(__file__).parents[2] / "results"
 
 
-@pytest.mark.parametrize("name", ["si/qe64-300K", "bas/chgnet-300K"])
-def test_a_dozen_labels_foretell_new_forces_and_their_errors(name):
+@pytest.mark.parametrize(
+    ("name", "relative_error"),
+    [("si/qe64-300K", 0.024), ("bas/qe64-300K", 0.013), ("bas/chgnet-300K", 0.08)],
+)
+def test_a_dozen_labels_foretell_new_forces_and_their_errors(name, relative_error):
     labels = ase.io.read(RESULTS / name / "labels.xyz.gz", ":", format="extxyz")
     frames = ase.io.read(RESULTS / name / "frames.xyz.gz", ":", format="extxyz")
     run = load_configuration(RESULTS / name / "run.toml")
@@ -25,6 +28,6 @@ def test_a_dozen_labels_foretell_new_forces_and_their_errors(name):
     errors = np.array([answer["forces"] for answer in answers]) - true
     z = errors / np.array([answer["force_std_predictive"] for answer in answers])
     assert len(labels) <= 12
-    assert np.sqrt(np.mean(errors**2)) < 0.09 * np.sqrt(np.mean(true**2))
+    assert np.sqrt(np.mean(errors**2)) < relative_error * np.sqrt(np.mean(true**2))
     assert 0.63 < np.mean(np.abs(z) < 1) < 0.75
     assert 0.92 < np.mean(np.abs(z) < 1.96) < 0.98
