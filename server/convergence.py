@@ -69,7 +69,11 @@ def assess_convergence(
     the last from which the model learns much. Without audits, quiet needs that many refits
     in all.
 
-    In both cases the number of parameters that the labels determine must have a plateau, too,
+    It has also converged when, after as many refits, endless labels are expected to lower the true
+    error by less than `convergence_tolerance`: the Bayesian errors fall with every label for ever,
+    also where what the expansion leaves out has long been all that counts.
+
+    In all cases the number of parameters that the labels determine must have a plateau, too,
     by the same measure. While each label determines further parameters, what they do to the
     forces counts as noise, and is found neither in the Bayesian errors nor in their change.
     Parameters that no label determines, as those of the highest orders at low temperature, do
@@ -93,7 +97,9 @@ def assess_convergence(
     """
     if not history:
         return Convergence(False, "There is no model yet.")
-    found = _assess_errors(history, steps_since_label, settings, refits_since_label)
+    found = _assess_gain(history, settings)
+    if not found.converged:
+        found = _assess_errors(history, steps_since_label, settings, refits_since_label)
     if not found.converged:
         return found
     growth = _growth_of_determined(
@@ -110,6 +116,18 @@ def assess_convergence(
         f"{history[-1].determined:.0f} parameters that they determine: endless labels would lower "
         f"the true error by {gain:.1%}, not less than convergence_gain = "
         f"{settings.convergence_gain:.1%}.",
+    )
+
+
+def _assess_gain(history: Sequence[Refit], settings: TrainingSection) -> Convergence:
+    """Whether labels are so many for what they determine that more of them hardly matter."""
+    last, tolerance = history[-1], settings.convergence_tolerance
+    enough = len(history) >= settings.convergence_refits and last.targets > 0
+    return Convergence(
+        enough and last.expected_gain < tolerance,
+        f"By the {last.determined:.0f} parameters that {last.labels} labels determine, endless "
+        f"labels would lower the true error by {last.expected_gain:.1%}, less than the tolerance "
+        f"of {tolerance:.1%}; the average error is {last.error:.4g} eV/A.",
     )
 
 

@@ -112,6 +112,17 @@ def test_training_goes_on_while_labels_are_few_for_what_they_determine() -> None
     assert not assess_convergence(counting(800.0, 700), 10, SETTINGS).converged
 
 
+def test_labels_enough_for_what_they_determine_are_convergence() -> None:
+    falling = [Refit(5 + n, 50 * n, 0.02 / (1 + n), 90.0, 2000) for n in range(3)]
+    result = assess_convergence(falling, 10, SETTINGS)
+    assert result.converged
+    assert "By the 90 parameters that 7 labels determine, endless labels" in result.reason
+    assert "lower the true error by 2.3%, less than the tolerance of 5.0%" in result.reason
+    assert not assess_convergence(falling[:2], 10, SETTINGS).converged
+    growing = [Refit(5 + n, 50 * n, 0.02, 80.0 + 10 * n, 2000) for n in range(3)]
+    assert not assess_convergence(growing, 10, SETTINGS).converged
+
+
 def test_the_expected_gain_is_what_unseen_targets_of_a_regression_show() -> None:
     """Least squares with 40 parameters and 200 targets, against noise of known size."""
     random = np.random.default_rng(0)
