@@ -237,15 +237,10 @@ def build_expansion(
     powers = symmetric_powers(group.cartesian_rotations, max(by_order))
     bases, solutions = [], []
     for order, by_bodies in by_order.items():
-        chosen = _chosen(orbits, order, by_bodies)
-        if whole is not None and order == 2:
-            chosen = orbits[1] + shortest_pairs(orbits[2], whole)
+        chosen = _chosen(orbits, order, by_bodies, whole)
         basis = build_symmetry_basis(order, chosen, group, ideal.n_sites, powers)
         around = neighbours(ideal, max(by_bodies.values()))
-        rules = sum_rule_matrix(basis, chosen, around, ideal.n_sites)
-        if whole is not None and order == 2:
-            rules = csr_array(vstack([rules, sharing_rules(basis, whole)]))
-        free = null_space(rules, basis.expected_sizes)
+        free = _solutions(basis, chosen, around, ideal, whole)
         if order == 2 and rotational_sum_rules:
             free = impose_rotational_sum_rules(free, basis, ideal)
         bases.append(basis)
@@ -284,15 +279,37 @@ def _orbits_by_bodies(
 
 
 def _chosen(
-    orbits: dict[int, list[ClusterOrbit]], order: int, by_bodies: dict[int, float]
+    orbits: dict[int, list[ClusterOrbit]],
+    order: int,
+    by_bodies: dict[int, float],
+    whole: Supercell | None,
 ) -> list[ClusterOrbit]:
-    """The orbits of one order: those within its cutoff for their number of bodies."""
+    """The orbits of one order: those within its cutoff for their number of bodies.
+
+    Of order 2 the pairs of a whole supercell, if there is one.
+    """
+    if order == 2 and whole is not None:
+        return orbits[1] + shortest_pairs(orbits[2], whole)
     return [
         orbit
         for n_bodies in range(1, order + 1)
         for orbit in orbits.get(n_bodies, [])
         if n_bodies == 1 or within(np.array(orbit.diameter), by_bodies[n_bodies])
     ]
+
+
+def _solutions(
+    basis: SymmetryBasis,
+    orbits: list[ClusterOrbit],
+    around: list[IntArray],
+    crystal: Crystal,
+    whole: Supercell | None,
+) -> csr_array:
+    """The combinations of symmetry-allowed parameters of one order that obey all its rules."""
+    rules = sum_rule_matrix(basis, orbits, around, crystal.n_sites)
+    if basis.order == 2 and whole is not None:
+        rules = csr_array(vstack([rules, sharing_rules(basis, whole)]))
+    return null_space(rules, basis.expected_sizes)
 
 
 def _monomials(
