@@ -161,7 +161,10 @@ def slope(function: Callable[[float], float], step: float = 2e-3) -> float:
 
 
 def gram_in_expected_sizes(expansion: Expansion) -> FloatArray:
-    """Scalar products of the basis's columns, in units of (nearest / diameter)^8 at each order."""
+    """Scalar products of the basis's columns, in units of (nearest / diameter)^p at each order.
+
+    p = 5 for pairs at second order, and 8 at all others.
+    """
     crystal, variables = expansion.crystal, expansion.monomials.variables
     fractional = expansion.bodies[:, :3] + crystal.fractional_positions[expansion.bodies[:, 3]]
     positions = fractional @ crystal.lattice
@@ -176,7 +179,8 @@ def gram_in_expected_sizes(expansion: Expansion) -> FloatArray:
     for order in expansion.orders:
         sizes = np.array(diameters)[orders == order]
         nearest = min(sizes[sizes > 0], default=1.0)
-        basis[orders == order] *= (np.maximum(sizes, nearest) / nearest)[:, None] ** 8
+        ratios = np.maximum(sizes, nearest) / nearest
+        basis[orders == order] *= ratios[:, None] ** (5 if order == 2 else 8)
     product: FloatArray = basis.T @ basis
     return product
 
