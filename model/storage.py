@@ -241,9 +241,7 @@ def _read_expansion(group: h5py.Group) -> Expansion:
         monomial_weights=_read_sparse(group["monomial_weights"]),
         constraint_basis=_read_sparse(group["constraint_basis"]),
         second_order_cell=(
-            group["second_order_cell"][()].astype(np.int64)
-            if "second_order_cell" in group
-            else None
+            group["second_order_cell"][()] if "second_order_cell" in group else None
         ),
     )
 
