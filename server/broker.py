@@ -185,14 +185,17 @@ class Broker:
         is_new = self.trajectories.number(client, message.sequence)
         if is_new:
             self.judge.count(client.trajectory)
-        decision = self.trajectories.decide(client, message, self.labels.n_taken)
+        has_converged = self.phase == "converged"
+        decision = self.trajectories.decide(client, message, self.labels.n_taken, has_converged)
         client.calm = self.trajectories.calm_after(decision, self.clients.values(), version)
         if is_new or not message.is_answered:
             self.judge.observe(message.model_version, client.step, message.force_std_max)
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
-        if is_spent and self.phase != "converged":
+        if is_spent and not has_converged:
             return self.stop("", budget_spent(self.settings.budget, decision))
-        if decision.label and (self.phase != "converged" or self._resumes_training(decision)):
+        if decision.label:
+            if has_converged:
+                self._resume_training(decision)
             client.wanted = decision
             if decision.rule != "audit":
                 self.judge.label_wanted()
@@ -203,14 +206,11 @@ class Broker:
             return [(client.address, SendConfiguration(message.sequence))]
         return [(client.address, client.proceed), *ending]
 
-    def _resumes_training(self, decision: Decision) -> bool:
-        """Whether a step after convergence stands out, and training goes on because of it."""
-        if decision.rule == "audit" or self.settings.after_convergence == "freeze":
-            return False
+    def _resume_training(self, decision: Decision) -> None:
+        """Go on training after convergence, because of a step that stands out."""
         self.phase = "training"
         self.judge.withdraw(decision)
         logger.warning(self.judge.reason)
-        return True
 
     def _take_configuration(self, client: ClientState, message: ConfigurationSent) -> list[Reply]:
         decision, client.wanted = client.wanted, None

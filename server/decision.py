@@ -146,12 +146,15 @@ class ObservedStep:
         The model that gave it.
     labels_taken : int
         Labels that the whole run has requested so far, to compare with the budget.
+    has_converged : bool
+        Whether training has converged, after which steps are labelled only where they stand out.
     """
 
     step: int
     error: float
     model_version: int
     labels_taken: int = 0
+    has_converged: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,8 @@ def decide(
 
     rule, threshold, wanted = _first_match(state, observation, settings, mean, count)
     verdict: Verdict = "continue"
-    if wanted:
+    is_frozen = observation.has_converged and settings.after_convergence == "freeze"
+    if wanted and not is_frozen:
         verdict = "label" if observation.labels_taken < settings.budget else "budget"
     decision = Decision(
         state.trajectory,
@@ -285,7 +289,8 @@ def _first_match(
             return "minimum-interval", None, False
     if settings.maximum is not None and error > settings.maximum:
         return "maximum", settings.maximum, True
-    if is_audit_step(settings, state.trajectory, step, state.beads):
+    is_training = not observation.has_converged
+    if is_training and is_audit_step(settings, state.trajectory, step, state.beads):
         return "audit", None, True
     threshold = threshold_of(settings, state.adaptive, mean, count)
     if threshold is None:

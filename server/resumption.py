@@ -5,11 +5,14 @@ journal's last folding, the evaluations since then, taken through the same decis
 the requests, which say which labels were really asked for.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts, errors_of_steps
+from anharm.server.convergence_record import has_converged
 from anharm.server.decision import ObservedStep, TrajectoryState, decide
 from anharm.server.record import Record
 
@@ -50,6 +53,9 @@ def restore_states(
         content["bead_errors"] = last_errors[len(last_errors) - 1 - (end - 1) % n :].tolist()
         states[name] = TrajectoryState.from_dict(content)
     requested = record.requested_steps()
+    # As they are now, and were at the last step, which alone is decided on again.
+    labels_taken = sum(request.is_paid for request in record.requests())
+    is_converged = has_converged(record, settings)
     entries = record.unfolded()
     next_steps: dict[int, int | None] = {}
     later: dict[str, int] = {}
@@ -59,14 +65,23 @@ def restore_states(
     for entry in entries:
         name = entry.trajectory
         before = states.get(name) or TrajectoryState(name, beads=beads.of(name))
-        seen = ObservedStep(entry.step, entry.maximum, entry.model_version)
+        steps = requested.get(name, [])
+        before = _with_requests(before, steps, entry.step - 1)
+        seen = ObservedStep(
+            entry.step, entry.maximum, entry.model_version, labels_taken, is_converged
+        )
         after, decision = decide(before, seen, settings)
-        is_unasked = decision.label and entry.step not in requested.get(name, ())
+        is_unasked = decision.label and entry.step not in steps
         if is_unasked and next_steps[entry.number] in (None, entry.step):
             continue  # killed before the label was asked for: the step will come again, or did
         states[name], configurations[name] = after, entry.configuration
     for name, state in states.items():
         steps = requested.get(name, [])
-        last_label_step = steps[-1] if steps else None
-        states[name] = replace(state, last_label_step=last_label_step, requests=len(steps))
+        states[name] = _with_requests(state, steps, steps[-1] if steps else -1)
     return states, configurations
+
+
+def _with_requests(state: TrajectoryState, steps: Sequence[int], last: int) -> TrajectoryState:
+    """Return the state after the labels that were asked for up to a last step, all in order."""
+    n = bisect_right(steps, last)
+    return replace(state, last_label_step=steps[n - 1] if n else None, requests=n)

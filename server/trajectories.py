@@ -71,12 +71,18 @@ class Trajectories:
         client.last_sequence, client.may_repeat = sequence, False
         return is_new
 
-    def decide(self, client: ClientState, message: Observation, labels_taken: int) -> Decision:
+    def decide(
+        self,
+        client: ClientState,
+        message: Observation,
+        labels_taken: int,
+        has_converged: bool = False,
+    ) -> Decision:
         """Decide on the client's step, and keep it in the record."""
         name, step = client.trajectory, client.step
         state = self.states.get(name) or TrajectoryState(name, beads=self._beads.of(name))
         error = float(np.float32(message.force_std_max))  # as the record keeps it
-        seen = ObservedStep(step, error, message.model_version, labels_taken)
+        seen = ObservedStep(step, error, message.model_version, labels_taken, has_converged)
         self.states[name], decision = decide(state, seen, self._settings)
         if decision.verdict == "budget":
             self._record.add_decision(decision)

@@ -15,6 +15,7 @@ import pytest
 from anharm.configuration import load_configuration
 from anharm.server.beads import BeadCounts
 from anharm.server.calm import LONGEST_CALM
+from anharm.server.convergence_record import has_converged
 from anharm.server.decision import ObservedStep, decide
 from anharm.server.record_schema import content_hash
 from anharm.server.resumption import restore_states
@@ -46,13 +47,14 @@ def expect_whole(job, calculations=None):
         assert len(set(hashes)) == len(hashes)
         beads = BeadCounts.from_metadata(record.metadata())
         states, _ = restore_states(record, settings, beads)
+        converged = has_converged(record, settings)
         ((name, state),) = states.items()
         chunks = list(record.observations(name))
     steps = np.concatenate([chunk.steps for chunk in chunks])
     errors = np.concatenate([chunk.maximum for chunk in chunks]).astype(float)
     assert steps.tolist() == list(range(len(steps)))  # without gap, without repetition
     if state.steps == len(steps) - 1:  # killed before the label of the last step was asked for:
-        seen = ObservedStep(int(steps[-1]), float(errors[-1]), state.model_version)
+        seen = ObservedStep(int(steps[-1]), float(errors[-1]), state.model_version, 0, converged)
         assert decide(state, seen, settings)[1].label
         steps, errors = steps[:-1], errors[:-1]  # it comes again
     assert state.last_step == steps[-1] and state.steps == len(steps)

@@ -210,3 +210,19 @@ def test_a_decision_costs_next_to_nothing() -> None:
             state, _ = decide(state, ObservedStep(step, 0.01, 0), training)
         best = min(best, (time.perf_counter() - start) / 100)
     assert best < 100e-6, f"{best * 1e6:.1f} microseconds"  # about 6 on an idle core
+
+
+@pytest.mark.parametrize(("after", "wanted"), [("watch", [30]), ("freeze", [])])
+def test_after_convergence_a_step_is_labelled_only_where_it_stands_out(
+    after: str, wanted: list[int]
+) -> None:
+    training = settings(audit_interval=3, after_convergence=after)
+    state, asked = TrajectoryState("a"), []
+    assert any(is_audit_step(training, "a", step) for step in range(30))
+    for step, error in enumerate([0.01] * 30 + [1.0]):
+        seen = ObservedStep(step, error, 1, has_converged=True)
+        before = state.last_label_step
+        state, decision = decide(state, seen, training)
+        asked += [step] if decision.label else []
+        assert (state.last_label_step != before) == decision.label
+    assert asked == wanted

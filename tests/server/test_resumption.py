@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts, errors_of_steps
-from anharm.server.decision import ObservedStep, TrajectoryState, decide, refitted
+from anharm.server.convergence_record import note_convergence
+from anharm.server.decision import ObservedStep, TrajectoryState, decide, is_audit_step, refitted
 from anharm.server.record import Record
 from anharm.server.resumption import restore_states, stored_state
 
@@ -91,3 +93,26 @@ def test_the_state_is_that_of_the_uninterrupted_run(tmp_path_factory, events, be
     steps = errors_of_steps(every, len(every), beads, TRAINING.bead_reduction)
     np.testing.assert_array_equal(steps[-TRAINING.window :], trainee.state.errors)
     trainee.record.close()
+
+
+@pytest.mark.parametrize("why_not", ["it has converged", "the budget is spent"])
+def test_a_step_that_was_not_labelled_though_an_audit_is_not_forgotten(tmp_path, why_not):
+    """It was answered and does not come again: the next step has to be counted as the next."""
+    training = TRAINING.model_copy(update={"audit_interval": 1, "budget": 1})
+    record = Record.open(tmp_path / "run", create=True)
+    has_converged = why_not == "it has converged"
+    if has_converged:
+        note_convergence(record, training, 0, "for good reasons")
+    else:
+        record.request_for(np.zeros((2, 3)), CELL, "the only one that may be asked for")
+    state = TrajectoryState("a")
+    for step in range(3):
+        seen = ObservedStep(step, 0.125, 0, int(not has_converged), has_converged)
+        state, decision = decide(state, seen, training)
+        record.observe("a", step, b"%8d" % step, (0.125, 0, 0), 0.0, 0)
+    assert is_audit_step(training, "a", 2) and not decision.label
+    record.close()
+    with Record.open(tmp_path / "run") as record:
+        states, configurations = restore_states(record, training, BeadCounts({"a": 1}))
+    assert states["a"].last_step == state.last_step == 2
+    assert configurations["a"] == b"%8d" % 2
