@@ -278,8 +278,8 @@ class Broker:
             return []
         if self.learner.n_labels and not self.learner.is_current:
             self.learner.refit()
-            self.judge.refitted(self.learner.version, self.learner.n_labels)
-            self.trajectories.refitted(self.learner.version)
+            gain = self.judge.refitted(self.learner.version, self.learner.n_labels)
+            self.trajectories.refitted(self.learner.version, gain)
             self._is_fold_due = True
             self._fold_if_due()
         if is_initial:

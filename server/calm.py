@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from sys import float_info
 
 from anharm.configuration import TrainingSection
-from anharm.server.decision import Decision, TrajectoryState, is_audit_step
+from anharm.server.audits import is_audit_step
+from anharm.server.decision import Decision, TrajectoryState
 from anharm.server.thresholds import threshold_of
 
 CALM = 0.8  # of the threshold
@@ -35,11 +36,17 @@ class Calm:
 NOT_CALM = Calm()
 
 
-def calm_after(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> Calm:
+def calm_after(
+    state: TrajectoryState,
+    decision: Decision,
+    settings: TrainingSection,
+    expected_gain: float = 0.0,
+) -> Calm:
     """Return how calm the steps after one that was just decided on will be.
 
     In a path integral, all beads of the step have to be far from the threshold, and it is calm for
-    one step. The calm ends with the next audit.
+    one step. The calm ends with the next audit, of which there are more while endless labels are
+    expected to gain much.
     """
     limit = _limit(state, decision, settings)
     if max(decision.value, *state.bead_errors, 0.0) >= CALM * limit:
@@ -48,7 +55,9 @@ def calm_after(state: TrajectoryState, decision: Decision, settings: TrainingSec
     while (
         state.beads == 1
         and steps < LONGEST_CALM
-        and not is_audit_step(settings, state.trajectory, decision.step + steps)
+        and not is_audit_step(
+            settings, state.trajectory, decision.step + steps, expected_gain=expected_gain
+        )
     ):
         steps += 1
     return Calm(steps, CALM * limit)

@@ -7,6 +7,31 @@ from math import inf
 from anharm.configuration import TrainingSection
 
 
+def expected_gain(determined: float, targets: int) -> float:
+    """By how much endless labels would lower the true error, as a share of what they leave.
+
+    If what the expansion leaves out has the variance s^2, targets that no training saw are
+    missed by s^2 n / (n - gamma) (generalised cross-validation: Craven and Wahba, Numer. Math.
+    31, 377 (1979)).
+
+    Parameters
+    ----------
+    determined : float
+        Parameters that the labels determine (gamma).
+    targets : int
+        Force components, energies and virials of the labels (n).
+
+    Returns
+    -------
+    float
+        Zero if they are not known, infinite where there are no more targets than parameters.
+    """
+    if not targets:
+        return 0.0
+    left = 1 - determined / targets
+    return inf if left <= 0 else float(left**-0.5 - 1)
+
+
 @dataclass(frozen=True)
 class Refit:
     """One model version and how well it knew the trajectory it drove.
@@ -33,16 +58,8 @@ class Refit:
 
     @property
     def expected_gain(self) -> float:
-        """By how much endless labels would lower the true error, as a share of what they leave.
-
-        If what the expansion leaves out has the variance s^2, targets that no training saw are
-        missed by s^2 n / (n - gamma) (generalised cross-validation: Craven and Wahba, Numer. Math.
-        31, 377 (1979)). Zero if gamma and n are not known.
-        """
-        if not self.targets:
-            return 0.0
-        left = 1 - self.determined / self.targets
-        return inf if left <= 0 else float(left**-0.5 - 1)
+        """By how much endless labels would lower the true error, as a share of what they leave."""
+        return expected_gain(self.determined, self.targets)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
-from anharm.server.convergence import Convergence, assess_convergence
+from anharm.server.convergence import Convergence, assess_convergence, expected_gain
 from anharm.server.convergence_record import (
     has_converged,
     note_convergence,
@@ -71,11 +71,16 @@ class ConvergenceJudge:
         self._evaluations.clear()
         self._refits = -1
 
-    def refitted(self, version: int, n_labels: int) -> None:
-        """Note a new model version; the record says which parameters its labels determine."""
+    def refitted(self, version: int, n_labels: int) -> float:
+        """Note a new model version; return the share of its error that endless labels would save.
+
+        The record says which parameters its labels determine.
+        """
         self._refits += 1
         known = {m.version: (m.determined_parameters, m.n_targets) for m in self._record.models()}
-        self._history.refitted(version, n_labels, *known.get(version, (0.0, 0)))
+        determined, targets = known.get(version, (0.0, 0))
+        self._history.refitted(version, n_labels, determined, targets)
+        return expected_gain(determined, targets)
 
     def declares(self, n_steps: int) -> str:
         """Judge what has been observed; what to log if training has converged just now, or "".

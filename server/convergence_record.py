@@ -1,12 +1,21 @@
-"""That a run has converged, as its record keeps it."""
+"""That a run has converged, and how far it is from that, as its record keeps it."""
 
 from anharm.configuration import TrainingSection
+from anharm.server.convergence import expected_gain
 from anharm.server.record import Record
 
 
 def has_converged(record: Record, settings: TrainingSection) -> bool:
     """Whether an earlier part of the run converged, by the criteria that hold now."""
     return record.metadata().get("converged_settings") == _criteria(settings)
+
+
+def expected_gains(record: Record) -> dict[int, float]:
+    """By model version, the share of its true error that endless labels would save."""
+    return {
+        model.version: expected_gain(model.determined_parameters, model.n_targets)
+        for model in record.models()
+    }
 
 
 def note_convergence(record: Record, settings: TrainingSection, step: int, reason: str) -> None:

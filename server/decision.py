@@ -27,12 +27,11 @@ one bead in `audit_interval` steps. Everywhere else below, a step is an evaluati
 """
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from hashlib import blake2b
 from math import isfinite
 from typing import Any, Literal
 
 from anharm.configuration import TrainingSection
+from anharm.server.audits import is_audit_step
 from anharm.server.beads import reduced
 from anharm.server.error_window import ErrorWindow
 from anharm.server.thresholds import AdaptiveHistory, threshold_of
@@ -148,6 +147,9 @@ class ObservedStep:
         Labels that the whole run has requested so far, to compare with the budget.
     has_converged : bool
         Whether training has converged, after which steps are labelled only where they stand out.
+    expected_gain : float
+        Share of its true error that endless labels would save the model; more audits are taken
+        while it is large.
     """
 
     step: int
@@ -155,6 +157,7 @@ class ObservedStep:
     model_version: int
     labels_taken: int = 0
     has_converged: bool = False
+    expected_gain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -290,31 +293,13 @@ def _first_match(
     if settings.maximum is not None and error > settings.maximum:
         return "maximum", settings.maximum, True
     is_training = not observation.has_converged
-    if is_training and is_audit_step(settings, state.trajectory, step, state.beads):
+    gain = observation.expected_gain
+    if is_training and is_audit_step(settings, state.trajectory, step, state.beads, gain):
         return "audit", None, True
     threshold = threshold_of(settings, state.adaptive, mean, count)
     if threshold is None:
         return "short-history", None, False
     return settings.rule, threshold, error > threshold
-
-
-def is_audit_step(settings: TrainingSection, trajectory: str, step: int, beads: int = 1) -> bool:
-    """Whether a step is labelled whatever its error, the same at every replay.
-
-    A hash of (seed, trajectory, step) stands for a random number in [0, 1), so that on
-    average one bead in `audit_interval` steps is chosen, and no state is needed.
-    """
-    if settings.audit_interval == 0:
-        return False
-    number = _number_of_step(settings.seed, trajectory, step)
-    return number * settings.audit_interval * beads < 2**64
-
-
-@lru_cache(maxsize=4096)  # each step is asked about several times, before it comes and when it does
-def _number_of_step(seed: int, trajectory: str, step: int) -> int:
-    """Return a 64-bit number that looks random."""
-    key = f"{seed}/{step}/{trajectory}".encode()
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
 
 
 def refitted(state: TrajectoryState, version: int) -> TrajectoryState:

@@ -12,7 +12,7 @@ from typing import Any
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts, errors_of_steps
-from anharm.server.convergence_record import has_converged
+from anharm.server.convergence_record import expected_gains, has_converged
 from anharm.server.decision import ObservedStep, TrajectoryState, decide
 from anharm.server.record import Record
 
@@ -56,6 +56,7 @@ def restore_states(
     # As they are now, and were at the last step, which alone is decided on again.
     labels_taken = sum(request.is_paid for request in record.requests())
     is_converged = has_converged(record, settings)
+    gains = expected_gains(record)
     entries = record.unfolded()
     next_steps: dict[int, int | None] = {}
     later: dict[str, int] = {}
@@ -67,9 +68,9 @@ def restore_states(
         before = states.get(name) or TrajectoryState(name, beads=beads.of(name))
         steps = requested.get(name, [])
         before = _with_requests(before, steps, entry.step - 1)
-        seen = ObservedStep(
-            entry.step, entry.maximum, entry.model_version, labels_taken, is_converged
-        )
+        version = entry.model_version
+        gain = gains.get(version, 0.0)
+        seen = ObservedStep(entry.step, entry.maximum, version, labels_taken, is_converged, gain)
         after, decision = decide(before, seen, settings)
         is_unasked = decision.label and entry.step not in steps
         if is_unasked and next_steps[entry.number] in (None, entry.step):

@@ -10,6 +10,7 @@ import numpy as np
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
 from anharm.server.calm import NOT_CALM, Calm, calm_after
+from anharm.server.convergence_record import expected_gains
 from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide, refitted
 from anharm.server.lattice_clients import ClientState
 from anharm.server.record import Record
@@ -44,6 +45,7 @@ class Trajectories:
         self._record, self._settings, self._beads = record, settings, beads
         self._synchronous = synchronous
         self.states, self.last_configurations = restore_states(record, settings, beads)
+        self._gains = expected_gains(record)
 
     @property
     def n_steps(self) -> int:
@@ -82,7 +84,9 @@ class Trajectories:
         name, step = client.trajectory, client.step
         state = self.states.get(name) or TrajectoryState(name, beads=self._beads.of(name))
         error = float(np.float32(message.force_std_max))  # as the record keeps it
-        seen = ObservedStep(step, error, message.model_version, labels_taken, has_converged)
+        version = message.model_version
+        gain = self._gains.get(version, 0.0)
+        seen = ObservedStep(step, error, version, labels_taken, has_converged, gain)
         self.states[name], decision = decide(state, seen, self._settings)
         if decision.verdict == "budget":
             self._record.add_decision(decision)
@@ -103,15 +107,17 @@ class Trajectories:
         """
         if decision.model_version != version:
             return NOT_CALM
-        calm = calm_after(self.states[decision.trajectory], decision, self._settings)
+        gain = self._gains.get(version, 0.0)
+        calm = calm_after(self.states[decision.trajectory], decision, self._settings, gain)
         if calm == NOT_CALM and not self._synchronous:
             return Calm(steps=1)
         if calm.steps > 1 and [c.trajectory for c in clients].count(decision.trajectory) > 1:
             return replace(calm, steps=1)
         return calm
 
-    def refitted(self, version: int) -> None:
-        """Note that a new model drives them all."""
+    def refitted(self, version: int, expected_gain: float) -> None:
+        """Note that a new model drives them all, and what endless labels would gain it."""
+        self._gains[version] = expected_gain
         self.states = {name: refitted(state, version) for name, state in self.states.items()}
 
     def fold(self) -> None:

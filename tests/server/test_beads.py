@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
+from anharm.server.audits import is_audit_step
 from anharm.server.beads import BeadCounts, errors_of_steps
 from anharm.server.convergence_judge import ConvergenceJudge
 from anharm.server.decision import (
@@ -15,7 +16,6 @@ from anharm.server.decision import (
     ObservedStep,
     TrajectoryState,
     decide,
-    is_audit_step,
     refitted,
 )
 from anharm.server.record import Record

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
+from anharm.server.audits import is_audit_step
 from anharm.server.calm import Calm, calm_after
-from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide, is_audit_step
+from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide
 
 
 def settings(**changes: Any) -> TrainingSection:

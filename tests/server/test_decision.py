@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
+from anharm.server.audits import is_audit_step
 from anharm.server.decision import (
     Decision,
     ObservedStep,
     TrajectoryState,
     decide,
-    is_audit_step,
     refitted,
 )
 

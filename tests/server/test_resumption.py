@@ -8,9 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
+from anharm.server.audits import is_audit_step
 from anharm.server.beads import BeadCounts, errors_of_steps
 from anharm.server.convergence_record import note_convergence
-from anharm.server.decision import ObservedStep, TrajectoryState, decide, is_audit_step, refitted
+from anharm.server.decision import ObservedStep, TrajectoryState, decide, refitted
 from anharm.server.record import Record
 from anharm.server.resumption import restore_states, stored_state
 
