@@ -60,11 +60,13 @@ def test_everything_is_calm_where_no_error_asks_for_a_label() -> None:
     assert calm([0.01, 1e6], TrainingSection(rule="none")).steps == 8
 
 
-@given(st.integers(1, 30), st.integers(0, 5), st.integers(9, 60))
-def test_the_calm_ends_with_the_next_audit(interval: int, seed: int, count: int) -> None:
+@given(st.integers(1, 30), st.integers(0, 5), st.integers(9, 60), st.floats(0, 0.5))
+def test_the_calm_ends_with_the_next_audit(
+    interval: int, seed: int, count: int, gain: float
+) -> None:
     training = settings(audit_interval=interval, seed=seed)
-    found = calm([0.01] * count, training)
-    audits = [is_audit_step(training, "t", count - 1 + n) for n in range(1, 9)]
+    found = calm_after(*observed([0.01] * count, training), training, gain)
+    audits = [is_audit_step(training, "t", count - 1 + n, 1, gain) for n in range(1, 9)]
     assert found.steps == (audits.index(True) + 1 if any(audits) else 8)
     assert found.error == pytest.approx(0.8 * training.factor * 0.01)
 
