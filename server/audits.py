@@ -2,8 +2,8 @@
 
 They keep the errors honest, and teach: a step that the model does not know to be new is as good a
 lesson as one that stands out. While endless labels are still expected to lower the true error by
-more than `convergence_gain`, which training has to wait for in any case, audits are taken more
-often, in proportion to that gain.
+more than `convergence_gain`, which training has to wait for in any case, audits are taken twice as
+often: evenly so, since labels of neighbouring steps teach less than others.
 """
 
 from functools import lru_cache
@@ -11,11 +11,11 @@ from hashlib import blake2b
 
 from anharm.configuration import TrainingSection
 
-MOST_FREQUENT = 4.0  # times as often as configured, where labels teach most
+WHILE_FEW = 2  # times as often as configured, while labels are few for what they determine
 
 
-def audit_frequency(settings: TrainingSection, expected_gain: float) -> float:
-    """Return how many times as often as configured audits are taken, 1 to `MOST_FREQUENT`.
+def audit_frequency(settings: TrainingSection, expected_gain: float) -> int:
+    """Return how many times as often as configured audits are taken.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def audit_frequency(settings: TrainingSection, expected_gain: float) -> float:
         Share of the true error that endless labels would save; see
         `anharm.server.convergence.expected_gain`.
     """
-    return min(max(expected_gain / settings.convergence_gain, 1.0), MOST_FREQUENT)
+    return WHILE_FEW if expected_gain >= settings.convergence_gain else 1
 
 
 def is_audit_step(
@@ -37,15 +37,15 @@ def is_audit_step(
     """Whether a step is labelled whatever its error, the same at every replay.
 
     A hash of (seed, trajectory, step) stands for a random number in [0, 1), so that on
-    average one bead in `audit_interval` steps is chosen, or more of them while endless labels are
-    expected to gain much, and no state is needed. Steps that are audits at one frequency are
-    audits at every higher one.
+    average one bead in `audit_interval` steps is chosen, or two while endless labels are
+    expected to gain much, and no state is needed. Those chosen at the lower frequency are among
+    those of the higher one.
     """
     if settings.audit_interval == 0:
         return False
     number = _number_of_step(settings.seed, trajectory, step)
     frequency = audit_frequency(settings, expected_gain)
-    return number * settings.audit_interval * beads < frequency * 2.0**64
+    return number * settings.audit_interval * beads < frequency * 2**64
 
 
 @lru_cache(maxsize=4096)  # each step is asked about several times, before it comes and when it does

@@ -16,7 +16,7 @@ from anharm.server.record import ModelVersion, Record
 from anharm.server.trajectories import Trajectories
 from anharm.wire.messages import Observation
 
-TRAINING = TrainingSection(audit_interval=20, convergence_gain=0.08, minimum_interval=2)
+TRAINING = TrainingSection(audit_interval=8, convergence_gain=0.08, minimum_interval=2)
 BEADS = BeadCounts({})
 STEPS = 40
 
@@ -25,17 +25,16 @@ def audits(gain: float, training: TrainingSection = TRAINING) -> set[int]:
     return {n for n in range(8_000) if is_audit_step(training, "a", n, expected_gain=gain)}
 
 
-def test_audits_are_as_frequent_as_labels_teach_between_once_and_four_times_as_configured() -> None:
-    assert [audit_frequency(TRAINING, gain) for gain in (0.0, 0.04, 0.08)] == [1, 1, 1]
-    assert audit_frequency(TRAINING, 0.2) == pytest.approx(2.5)
-    assert [audit_frequency(TRAINING, gain) for gain in (0.32, 0.5, inf)] == [4, 4, 4]
-    for gain in (0.0, 0.2, inf):
-        expected = 400 * audit_frequency(TRAINING, gain)
+def test_audits_are_twice_as_frequent_while_labels_are_too_few_for_convergence() -> None:
+    assert [audit_frequency(TRAINING, gain) for gain in (0.0, 0.04, 0.0799)] == [1, 1, 1]
+    assert [audit_frequency(TRAINING, gain) for gain in (0.08, 0.5, inf)] == [2, 2, 2]
+    for gain in (0.0, inf):
+        expected = 1000 * audit_frequency(TRAINING, gain)
         assert abs(len(audits(gain)) - expected) < 4 * np.sqrt(expected)
 
 
 def test_more_frequent_audits_are_added_to_the_others_and_none_stays_none() -> None:
-    assert audits(0.0) < audits(0.1) < audits(0.2) < audits(inf)
+    assert audits(0.0) < audits(inf)
     assert not audits(inf, TRAINING.model_copy(update={"audit_interval": 0}))
 
 
