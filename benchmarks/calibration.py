@@ -10,11 +10,11 @@ random from both, and tests on all others, again and again.
 Each row gives the force RMSE and the fractions of force components within 1 and 1.96 predictive
 standard deviations, with their standard errors from frame to frame (components of a frame are not
 independent); the same with one constant noise level; and how far the first fraction scatters from
-one choice of training frames to the next, beside what it does on synthetic labels: those of a model
-with just the noise that it declares. With --dynamics, the trainings of results/ and their
-independent frames of molecular dynamics, for the third of the atoms that is displaced least, and
-for that displaced most: after the labels of the run, and after as many of labels and frames that
-were shuffled, which come from the same dynamics as those that test them.
+one choice of training frames to the next, beside the fractions and that scatter on synthetic
+labels: those of a model with just the noise that it declares. With --dynamics, the trainings of
+results/ and their independent frames of molecular dynamics, for the third of the atoms that is
+displaced least, and for that displaced most: after the labels of the run, and after as many of
+labels and frames that were shuffled, which come from the same dynamics as those that test them.
 """
 
 from __future__ import annotations
@@ -144,10 +144,12 @@ def rows_of(name: str, number: int) -> Iterator[str]:
         for size in sorted(set(sizes)):
             members = np.flatnonzero(np.array(sizes) == size)
             parts = [one[chosen][:, members] for one in (ours, constant, known)]
-            scatter = " | ".join(f"{spread_of_choices(part):.3f}" for part in (parts[0], parts[2]))
+            known_columns = summary(parts[2]).partition(" | ")[2]
+            scatter = [f"{spread_of_choices(part):.3f}" for part in (parts[0], parts[2])]
+            columns = f"{scatter[0]} | {known_columns} | {scatter[1]}"
             yield (
                 f"| {name} | {kind} | {size:g} | {summary(parts[0], errors=True)} | "
-                f"{summary(parts[1])} | {scatter if kind == 'random' else ' | '} |"
+                f"{summary(parts[1])} | {columns if kind == 'random' else ' | | | '} |"
             )
 
 
@@ -211,9 +213,9 @@ def main() -> None:
         return
     print(
         "| crystal | training frames | displacement | frames | RMSE | 68 % | 95 % | "
-        "constant: RMSE | 68 % | 95 % | scatter of 68 % | on synthetic labels |"
+        "constant: RMSE | 68 % | 95 % | scatter of 68 % | synthetic: 68 % | 95 % | scatter |"
     )
-    print("|---" * 12 + "|")
+    print("|---" * 14 + "|")
     for name in CASES:
         for row in rows_of(name, words.choices):
             print(row, flush=True)

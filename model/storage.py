@@ -29,7 +29,7 @@ from anharm.model.program import MonomialTable
 from anharm.model.regression import Posterior
 
 FORMAT = "anharm model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _BLOCK = 512  # bytes; HDF5 leaves a user block of this size alone, and finds its content after it
 _TITLE = "anharm model file"
 _UNREADABLE = (

@@ -15,7 +15,6 @@ from anharm.model.clusters import neighbours
 from anharm.model.crystal import Crystal, FloatArray, IntArray, Supercell
 
 UNIT_AMPLITUDE = 0.1  # Angstrom; a shape is a power of a displacement in this unit
-_EVERYWHERE = 3  # powers of the mean square amplitude of all atoms, from 0
 _FIRST_SHELL = 1.2  # bonds are this much longer than an atom's shortest, at most
 _NEAREST_SEARCH = 1.5  # factor by which the search for the nearest neighbours widens
 
@@ -65,10 +64,10 @@ class TruncationShapes:
 
         Returns
         -------
-        (3 n_atoms, 3 + 2 highest_order) float
-            A constant; the first two powers of the mean square amplitude of all atoms; the powers 1
-            to `highest_order` of the local mean square amplitude; and, of the same powers, the sums
-            over bonds b of (stretch of b)^2k (direction of b)^2. In units of `UNIT_AMPLITUDE`.
+        (3 n_atoms, 1 + 3 highest_order) float
+            A constant; the powers 1 to `highest_order` of the mean square amplitude of all atoms,
+            and of the local mean square amplitude; and, of the same powers, the sums over bonds b
+            of (stretch of b)^2k (direction of b)^2. In units of `UNIT_AMPLITUDE`.
         """
         powers = range(1, self._highest_order + 1)
         amplitudes = self.local_amplitudes(displacements) / UNIT_AMPLITUDE**2
@@ -76,7 +75,7 @@ class TruncationShapes:
         stretches = np.einsum("bi,bi->b", relative, self._directions) ** 2 / UNIT_AMPLITUDE**2
         along = self._directions**2
         everywhere = float(amplitudes.mean())
-        columns = [np.full(3 * self._n_atoms, everywhere**k) for k in range(_EVERYWHERE)]
+        columns = [np.full(3 * self._n_atoms, everywhere**k) for k in [0, *powers]]
         columns += [np.repeat(amplitudes**k, 3) for k in powers]
         for k in powers:
             weighted = stretches[:, None] ** k * along
@@ -101,8 +100,8 @@ class TruncationShapes:
 
 def local_powers(shapes: FloatArray) -> FloatArray:
     """(n, 1 + highest_order) powers, from 0, of the local amplitude in shapes of forces."""
-    highest_order = (shapes.shape[1] - _EVERYWHERE) // 2
-    return shapes[:, [0, *range(_EVERYWHERE, _EVERYWHERE + highest_order)]]
+    highest_order = shapes.shape[1] // 3
+    return shapes[:, [0, *range(1 + highest_order, 1 + 2 * highest_order)]]
 
 
 def _bonds(crystal: Crystal) -> list[IntArray]:
