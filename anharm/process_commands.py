@@ -17,8 +17,8 @@ def echo_summary(configuration: RunConfiguration) -> None:
     """Say what a run has reached."""
     from anharm.server.summary import format_summary, summarise
 
-    directory = configuration.run.directory
-    click.echo(format_summary(summarise(directory, configuration.training.window), directory))
+    directory, training = configuration.run.directory, configuration.training
+    click.echo(format_summary(summarise(directory, training.window), directory, training.rule))
 
 
 @click.command()

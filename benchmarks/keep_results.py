@@ -58,7 +58,8 @@ def main() -> None:
     with gzip.GzipFile(words.output / "labels.xyz.gz", "wb", mtime=0) as packed:
         packed.write(xyz.read_bytes())
     xyz.unlink()
-    lines = format_summary(summarise(directory, run.training.window), directory).splitlines()
+    summary = summarise(directory, run.training.window)
+    lines = format_summary(summary, directory, run.training.rule).splitlines()
     lines = [line for line in lines if not line.startswith(PLACES)]
     (words.output / "summary.txt").write_text("\n".join([*lines, "", *table]) + "\n")
     if model.stat().st_size < LARGEST_MODEL:

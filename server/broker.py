@@ -381,7 +381,7 @@ class Broker:
     def waiting_for(self) -> str:
         """What the run waits for, in words; empty when it waits for nothing."""
         if not self.labels:
-            return "" if self.clients else "a lattice client"
+            return "" if self.clients or self.phase == "stopped" else "a lattice client"
         is_initial = self.phase == "initial labels"
         return labels_from_clients(len(self.labels), is_initial, self.labelling.number_of_clients)
 

@@ -125,12 +125,12 @@ def summarise(directory: Path, window: int) -> Summary:
         )
 
 
-def format_summary(summary: Summary, directory: Path) -> str:
-    """The summary as text."""
+def format_summary(summary: Summary, directory: Path, rule: str) -> str:
+    """The summary as text, of a run with this `training.rule`."""
     rows = [
         *_progress(summary),
         *_labels(summary),
-        *_end(summary),
+        *_end(summary, rule),
         ("record", f"{directory / 'record.sqlite'}"),
         ("models", f"{directory / 'models'}"),
         ("logs", f"{directory / 'logs'}"),
@@ -177,10 +177,12 @@ def _labels(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "labels pending", f"{summary.pending}, the first thing on --resume"
 
 
-def _end(summary: Summary) -> Iterator[tuple[str, str]]:
+def _end(summary: Summary, rule: str) -> Iterator[tuple[str, str]]:
     yield from (("warning", line) for line in summary.lack_of_data)
     if summary.converged:
         yield "converged", f"at step {summary.converged_step}"
         yield "", summary.converged
+    elif rule == "none":
+        yield "converged", 'not asked for: training.rule = "none" labels no step'
     else:
-        yield "converged", "no; to go on, raise <total_steps> and use --resume"
+        yield "converged", "no; --resume goes on, with a larger <total_steps> if all were made"

@@ -67,6 +67,9 @@ def test_a_run_learns_while_ipi_goes_on(job):
         assert (label.prediction.predictive_force_std > label.prediction.force_std).all()
         assert label.request.client == label.answer.client
 
+    # What has ended waits for nobody.
+    assert not re.search(r"(?m)^stopped.*waiting", ended.out)
+
     # The summary says what the record holds.
     assert int(summary["steps"]) == len(versions) == 301
     assert int(summary["labels"]) == len(labels)

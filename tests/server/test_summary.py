@@ -54,7 +54,7 @@ def test_a_run_that_learnt(run):
     assert summary.error_start == pytest.approx(0.3)
     assert summary.error_end == pytest.approx(0.03)
     assert summary.label_rmse == (0.25, 0.03125)
-    text = format_summary(summary, directory)
+    text = format_summary(summary, directory, "trajectory-average")
     assert "0.3000 eV/A at the start, 0.0300 eV/A at the end" in text
     assert "0.2500 eV/A (first) to 0.0312 eV/A (last)" in text
     assert "quarantined answers      1" in text
@@ -82,16 +82,23 @@ def test_a_step_made_twice_is_one_step(run):
 def test_convergence_is_told_with_its_reason(run):
     directory, record = run
     record.set_metadata({"converged": "No label was wanted.", "converged_step": "120"})
-    text = format_summary(summarise(directory, 10), directory)
+    text = format_summary(summarise(directory, 10), directory, "fixed")
     assert "converged                at step 120" in text
     assert "No label was wanted." in text
+
+
+def test_a_run_that_shall_not_label_is_not_called_unconverged(run):
+    directory, _ = run
+    text = format_summary(summarise(directory, 10), directory, "none")
+    assert 'converged                not asked for: training.rule = "none"' in text
+    assert "--resume" not in text
 
 
 def test_a_run_that_has_not_begun(run):
     directory, _ = run
     summary = summarise(directory, 10)
     assert (summary.steps, summary.labels, summary.error_start) == (0, 0, None)
-    assert "average error" not in format_summary(summary, directory)
+    assert "average error" not in format_summary(summary, directory, "trajectory-average")
 
 
 def test_a_folder_without_a_run(tmp_path):
