@@ -15,7 +15,7 @@ import pytest
 from anharm.configuration import load_configuration
 from anharm.server.beads import BeadCounts
 from anharm.server.calm import LONGEST_CALM
-from anharm.server.convergence_record import has_converged
+from anharm.server.convergence_record import expected_gains, has_converged
 from anharm.server.decision import ObservedStep, decide
 from anharm.server.record_schema import content_hash
 from anharm.server.resumption import restore_states
@@ -47,14 +47,16 @@ def expect_whole(job, calculations=None):
         assert len(set(hashes)) == len(hashes)
         beads = BeadCounts.from_metadata(record.metadata())
         states, _ = restore_states(record, settings, beads)
-        converged = has_converged(record, settings)
+        converged, gains = has_converged(record, settings), expected_gains(record)
         ((name, state),) = states.items()
         chunks = list(record.observations(name))
     steps = np.concatenate([chunk.steps for chunk in chunks])
     errors = np.concatenate([chunk.maximum for chunk in chunks]).astype(float)
     assert steps.tolist() == list(range(len(steps)))  # without gap, without repetition
     if state.steps == len(steps) - 1:  # killed before the label of the last step was asked for:
-        seen = ObservedStep(int(steps[-1]), float(errors[-1]), state.model_version, 0, converged)
+        version = int(chunks[-1].model_version[-1])
+        gain = gains.get(version, 0.0)
+        seen = ObservedStep(int(steps[-1]), float(errors[-1]), version, 0, converged, gain)
         assert decide(state, seen, settings)[1].label
         steps, errors = steps[:-1], errors[:-1]  # it comes again
     assert state.last_step == steps[-1] and state.steps == len(steps)
