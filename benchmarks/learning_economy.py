@@ -6,7 +6,9 @@
 The test set comes from four trajectories of the reference itself. The gold standard learns from
 another one (one per seed, its configurations in a random order), `static` from
 uncorrelated displacements of the same size, and the others are real runs (i-PI, broker, reference
-client), one per seed. What is done already is kept in results/learning-economy/, and not repeated.
+client), one per seed. "every k-th step" has k = 50; any other k is a way of its own, which has to
+be asked for: --ways "every 10th step". What is done already is kept in results/learning-economy/,
+and not repeated.
 Materials are tables of benchmarks/economy/materials.toml; `--file` takes another file of the same
 kind. `--table` prints the table and draws the figure of what is there.
 """
@@ -36,7 +38,7 @@ from economy.offline import (
 )
 from economy.reference_dynamics import gold_frames, test_frames
 from economy.report import GOLD, draw, table
-from economy.runs import RULES, train
+from economy.runs import RULES, interval_of, train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "learning-economy"
@@ -103,14 +105,20 @@ def _rounded(value: Any) -> Any:
     return value
 
 
+def _way(text: str) -> str:
+    if text not in WAYS and interval_of(text) is None:
+        raise argparse.ArgumentTypeError(f'"{text}" is neither of {WAYS} nor "every 10th step"')
+    return text
+
+
 def main() -> None:
     """Learn, or show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", type=Path, default=HERE / "materials.toml")
     parser.add_argument("--materials", nargs="+", help="names of tables; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY",
-                        help=", ".join(f'"{way}"' for way in WAYS))  # fmt: skip
+    parser.add_argument("--ways", nargs="+", type=_way, default=list(WAYS), metavar="WAY",
+                        help=", ".join(f'"{w}"' for w in (*WAYS, "every 10th step")))  # fmt: skip
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "learning-economy",
                         help="where the reference's dynamics and the runs are kept")  # fmt: skip
     parser.add_argument("--table", action="store_true", help="only show what is there")
@@ -127,8 +135,10 @@ def main() -> None:
         print(f'{name}: no table without its yardstick; run --materials {name} --ways "{GOLD}"')
         del results[name]
     if results:
-        print(table(results, WAYS))
-        draw(results, WAYS, FIGURE)
+        found = {way for one in results.values() for way in one if interval_of(way)}
+        ways = [*WAYS, *sorted(found, key=lambda way: -(interval_of(way) or 0))]
+        print(table(results, ways))
+        draw(results, ways, FIGURE)
 
 
 if __name__ == "__main__":

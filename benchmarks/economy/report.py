@@ -77,7 +77,7 @@ def draw(materials: dict[str, dict[str, Any]], ways: Sequence[str], path: Path) 
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(
-        1, len(materials), figsize=(4 * len(materials), 3.4), squeeze=False, layout="constrained"
+        1, len(materials), figsize=(4 * len(materials), 3.8), squeeze=False, layout="constrained"
     )
     for panel, (name, results) in zip(panels[0], materials.items(), strict=True):
         for index, way in enumerate(ways):
@@ -96,6 +96,8 @@ def draw(materials: dict[str, dict[str, Any]], ways: Sequence[str], path: Path) 
         panel.set(title=name, xscale="log", yscale="log", xlabel="reference calculations")
         panel.set_ylim(0.9 * plateau(results), 12 * plateau(results))
     panels[0][0].set_ylabel("force RMSE (eV/Å)")
-    panels[0][0].legend(fontsize=7)
+    lines = {line.get_label(): line for panel in panels[0] for line in panel.get_lines()}
+    named = {way: lines[way] for way in ways if way in lines}
+    figure.legend(named.values(), named.keys(), fontsize=8, ncols=5, loc="outside lower center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)

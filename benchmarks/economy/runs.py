@@ -18,17 +18,22 @@ from economy.offline import COUNTS, Evaluator
 from anharm.model import load_model
 from anharm.server.record import ModelVersion, Record
 
+
+def _every(interval: int) -> dict[str, Any]:
+    """What [training] says to label one step in so many, whatever its error."""
+    once = {"threshold": 1e-9, "minimum_interval": interval}
+    return {"rule": "fixed", "audit_interval": 0, **once}
+
+
 # What each way of choosing labels says in [training], and the part of the material's steps it runs.
 RULES: dict[str, tuple[dict[str, Any], float]] = {
     "average": ({}, 1.0),  # the defaults: thermal initial labels, 3 times the trajectory average
     "average, uncorrelated start": ({"initial_sampling": "gaussian", "audit_interval": 50}, 0.2),
     "fixed": ({"rule": "fixed", "audit_interval": 0}, 0.2),
-    "every k-th step": (
-        {"rule": "fixed", "threshold": 1e-9, "minimum_interval": 50, "audit_interval": 0},
-        0.2,
-    ),
+    "every k-th step": (_every(50), 0.2),
 }
 BUDGET = {"average": 100}
+BUDGET_OF_INTERVAL = 60  # of "every 5th step" and the like, as many as the gold standard has
 SMALL_BUDGET = 24  # of the shorter runs, which end when it is spent
 XML = """<simulation verbosity='low'>
   <output prefix='run'>
@@ -58,6 +63,12 @@ XML = """<simulation verbosity='low'>
   </system>
 </simulation>
 """
+
+
+def interval_of(way: str) -> int | None:
+    """The number in "every 10th step"; None for other ways of choosing labels."""
+    found = re.fullmatch(r"every ([1-9]\d*)th step", way)
+    return int(found[1]) if found else None
 
 
 def train(
@@ -122,8 +133,11 @@ def _prepare(material: Material, rule: str, seed: int, folder: Path) -> Path:
     """Inputs of one run in a fresh folder; returns run.toml."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    changes, part = RULES[rule]
-    training = {"seed": seed, "budget": BUDGET.get(rule, SMALL_BUDGET), **changes}
+    if interval := interval_of(rule):
+        changes, part, budget = _every(interval), 1.0, BUDGET_OF_INTERVAL
+    else:
+        (changes, part), budget = RULES[rule], BUDGET.get(rule, SMALL_BUDGET)
+    training = {"seed": seed, "budget": budget, **changes}
     if rule == "fixed":
         training["threshold"] = material.threshold
     shutil.copyfile(material.primitive, folder / "primitive.xyz")
