@@ -2,6 +2,7 @@
 
     git clone https://github.com/i-pi/i-pi
     python benchmarks/ipi_examples.py i-pi/examples/features [--folder FOLDER] [--only TEXT ...]
+                                      [--limit SECONDS]
 
 Every <ffsocket>, <ffdirect> and <fflj> becomes a socket of ours with its name, a committee one that
 sends its members as JSON. Silicon of inputs/si (64 atoms) takes the place of the structure; so do
@@ -40,7 +41,6 @@ from anharm.server.engine_input import read_engine_input
 
 SILICON = Path(__file__).parents[1] / "inputs" / "si"
 STEPS = 20
-LIMIT_SECONDS = 300
 LARGEST_FILE = 2_000_000  # bytes, of files that lie beside an example
 REPLACED = ("ffsocket", "ffdirect", "fflj")
 NOT_OURS = {
@@ -257,7 +257,7 @@ def prepare(path: Path, folder: Path, tag: str) -> Adapted:
     return adapted
 
 
-def run(path: Path, name: str, root: Path) -> str:
+def run(path: Path, name: str, root: Path, limit: float) -> str:
     """One example; returns how it ended."""
     tag = re.sub(r"\W", "_", name)
     folder = root / tag
@@ -269,11 +269,9 @@ def run(path: Path, name: str, root: Path) -> str:
     started = time.monotonic()
     words = [sys.executable, "-m", "anharm", "run", str(folder / "run.toml")]
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
-        )
+        done = subprocess.run(words, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
-        return f"not ended {name}{notes}: after {LIMIT_SECONDS} s"
+        return f"not ended {name}{notes}: after {limit:g} s"
     seconds = time.monotonic() - started
     if done.returncode == 0:
         return f"done      {name}{notes}: {seconds:.0f} s"
@@ -287,12 +285,13 @@ def main() -> None:
     parser.add_argument("examples", type=Path)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--only", nargs="+", default=[""], help="parts of names")
+    parser.add_argument("--limit", type=float, default=300, help="seconds per example")
     words = parser.parse_args()
     root = words.folder or Path(tempfile.mkdtemp(prefix="ipi-examples-"))
     for path in sorted(words.examples.rglob("*.xml")):
         name = str(path.relative_to(words.examples))
         if any(part in name for part in words.only):
-            print(run(path, name, root), flush=True)
+            print(run(path, name, root, words.limit), flush=True)
 
 
 if __name__ == "__main__":
