@@ -188,7 +188,7 @@ class LatticeClient:
             if end < len(parts) and results[end] is None:
                 results[end] = self._evaluator.predict(parts[end].placed)
             reply = self._link.receive()
-            if isinstance(reply, SendConfiguration):
+            while isinstance(reply, SendConfiguration):
                 agreed = self._agreed(reply, first, count) - 1
                 number = bisect_right(starts, agreed) - 1
                 row = agreed - starts[number]

@@ -7,26 +7,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError
 from anharm.server.beads import BeadCounts
 from anharm.server.configuration_sample import ConfigurationSample
 from anharm.server.convergence_judge import ConvergenceJudge
-from anharm.server.decision import Decision
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.initial_configurations import InitialConfigurations
 from anharm.server.label_requests import LabelRequests
 from anharm.server.labelling import LabellingServer, LabelReceived
 from anharm.server.lattice_clients import (
     ClientState,
-    budget_spent,
-    check_numbers,
     labels_from_clients,
     refusal,
 )
 from anharm.server.learner import Learner
+from anharm.server.observing import Observing, Phase, Reply
 from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
 from anharm.server.relays import Relays
@@ -41,10 +38,9 @@ from anharm.wire.messages import (
     Hello,
     Introduce,
     Message,
-    NewModel,
     Observation,
+    Observations,
     Proceed,
-    SendConfiguration,
     StatusRequest,
     Stop,
     Waiting,
@@ -54,11 +50,8 @@ from anharm.wire.messages import (
 logger = logging.getLogger(__name__)
 logger.addFilter(FloodLimit(most=500))
 
-Phase = Literal["initial labels", "training", "converged", "stopped"]
-Reply = tuple[bytes, Message]
 
-
-class Broker:
+class Broker(Observing):
     """State of a run and its reactions; every method returns the messages to send.
 
     Parameters
@@ -131,7 +124,9 @@ class Broker:
             if self.phase == "stopped":
                 return [(address, Stop("the run has ended", self.failure))]
             return self.relays.ask(address, message)
-        if not isinstance(message, Observation | ConfigurationSent | Alive | Goodbye):
+        if not isinstance(
+            message, Observation | Observations | ConfigurationSent | Alive | Goodbye
+        ):
             raise BadMessage(f"a {type(message).__name__} is for clients, not for the broker")
         client = self.clients.get(message.client)
         if client is not None and isinstance(message, Alive):
@@ -142,8 +137,8 @@ class Broker:
                 raise BadMessage("a Goodbye of an unknown client")
             return [(address, Introduce("it was restarted, or has given this client up"))]
         client.last_heard = now
-        if isinstance(message, Observation):
-            return self._observe(client, message)
+        if isinstance(message, Observation | Observations):
+            return self._observe(client, message.one_by_one())
         if isinstance(message, ConfigurationSent):
             return self._take_configuration(client, message)
         if isinstance(message, Goodbye):
@@ -169,61 +164,17 @@ class Broker:
             return [(address, Waiting(self.waiting_for))]
         return [self._model_for(client)]
 
-    def _observe(self, client: ClientState, message: Observation) -> list[Reply]:
-        if self.phase == "stopped":
-            return [(client.address, Stop("the run has ended", self.failure))]
-        check_numbers(message)
-        if client.is_new:
-            self.trajectories.place(client, message)
-        first_new = client.last_sequence + (0 if client.may_repeat else 1)
-        if message.sequence < first_new:
-            raise BadMessage(f"observation {message.sequence} after {client.last_sequence}")
-        version = self.learner.version
-        was_current = message.is_answered and message.model_version < version
-        if message.model_version != version and not was_current:
-            return [self._model_for(client)]
-        is_new = self.trajectories.number(client, message.sequence)
-        if is_new:
-            self.judge.count(client.trajectory)
-        has_converged = self.phase == "converged"
-        decision = self.trajectories.decide(client, message, self.labels.n_taken, has_converged)
-        client.calm = self.trajectories.calm_after(decision, self.clients.values(), version)
-        if is_new or not message.is_answered:
-            self.judge.observe(message.model_version, client.step, message.force_std_max)
-        is_spent = decision.verdict == "budget" and decision.rule != "audit"
-        if is_spent and not has_converged:
-            return self.stop("", budget_spent(self.settings.budget, decision))
-        if decision.label:
-            if has_converged:
-                self._resume_training(decision)
-            client.wanted = decision
-            if decision.rule != "audit":
-                self.judge.label_wanted()
-            return [(client.address, SendConfiguration(message.sequence))]
-        ending = self._judge()
-        if not ending and self.sample.wants(client.trajectory, client.step):
-            client.sampled_step = client.step
-            return [(client.address, SendConfiguration(message.sequence))]
-        return [(client.address, client.proceed), *ending]
-
-    def _resume_training(self, decision: Decision) -> None:
-        """Go on training after convergence, because of a step that stands out."""
-        self.phase = "training"
-        self.judge.withdraw(decision)
-        logger.warning(self.judge.reason)
-
     def _take_configuration(self, client: ClientState, message: ConfigurationSent) -> list[Reply]:
-        decision, client.wanted = client.wanted, None
-        sampled_step, client.sampled_step = client.sampled_step, None
-        is_unwanted = decision is None and sampled_step is None
-        if is_unwanted or message.sequence != client.last_sequence:
+        if not client.is_asked_for(message.sequence):
             raise BadMessage("a configuration that was not asked for")
         positions = unpack_vectors(message.positions, self.n_atoms)
         cell = unpack_vectors(message.cell, 3)
-        if decision is None:
-            assert sampled_step is not None
-            self.sample.add(SampledConfiguration(client.trajectory, sampled_step, positions, cell))
-            return [(client.address, client.proceed)]
+        step = client.sampled.pop(message.sequence, None)
+        if step is not None:
+            self.sample.add(SampledConfiguration(client.trajectory, step, positions, cell))
+            return [(client.address, client.answer)]
+        decision, client.wanted = client.wanted, None
+        assert decision is not None
         request = self.labels.ask(positions, cell, decision)
         if request.state == "labelled":
             if self.synchronous and not self.learner.is_current:
@@ -255,10 +206,6 @@ class Broker:
         if self.n_finished and not self.clients and not self.labels:
             return self.stop("i-PI ended the dynamics", "")
         return []
-
-    def _model_for(self, client: ClientState) -> Reply:
-        client.waits_for, client.may_repeat = "", True
-        return client.address, NewModel(self.learner.version, self.learner.content)
 
     # Labels
 
@@ -292,18 +239,7 @@ class Broker:
             if c.waits_for == "model" or (c.waits_for == "label" and c.label not in self.labels)
         ]
 
-    # Convergence, status, end
-
-    def _judge(self) -> list[Reply]:
-        """Declare convergence, once, from what has been observed."""
-        if self.phase != "training" or self.labels:
-            return []
-        text = self.judge.declares(self.trajectories.n_steps)
-        if not text:
-            return []
-        self.phase = "converged"
-        logger.info(text)
-        return self.stop("training has converged", "") if self.stop_when_converged else []
+    # Status, end
 
     def stop(self, reason: str, failure: str) -> list[Reply]:
         """End the run; every client is told."""

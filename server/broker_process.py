@@ -15,7 +15,7 @@ import zmq
 from anharm.configuration import RunConfiguration
 from anharm.errors import AnharmError, ConfigurationError, RunFailed
 from anharm.server.beads import BeadCounts
-from anharm.server.broker import Broker, Reply
+from anharm.server.broker import Broker
 from anharm.server.broker_socket import broker_socket, send_to
 from anharm.server.convergence_record import has_converged
 from anharm.server.engine_runs import bead_counts, ideal_configuration, read_engine_runs
@@ -32,7 +32,7 @@ from anharm.server.labelling import (
     RequestFailed,
 )
 from anharm.server.learner import Learner, System, build_system
-from anharm.server.observation_batches import handle_together
+from anharm.server.observing import Reply
 from anharm.server.record import Record
 from anharm.server.record_schema import content_hash
 from anharm.wire.addresses import parse_address
@@ -41,7 +41,6 @@ from anharm.wire.messages import (
     BadMessage,
     Message,
     NewModel,
-    Observations,
     decode,
     encode,
     largest_client_frame,
@@ -255,14 +254,9 @@ class _BrokerProcess:
                 continue
             try:
                 message = decode(frames[1], self.largest_frame)
-                self._send(socket, self._handle(frames[0], message, now))
+                self._send(socket, self.broker.handle(frames[0], message, now))
             except BadMessage as error:
                 logger.warning("a message was dropped: %s", error)
-
-    def _handle(self, address: bytes, message: Message, now: float) -> list[Reply]:
-        if isinstance(message, Observations):
-            return handle_together(self.broker, address, message, now)
-        return self.broker.handle(address, message, now)
 
     def _receive_labels(self, socket: zmq.Socket[bytes]) -> None:
         for event in self.labelling.events():

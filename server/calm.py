@@ -14,7 +14,8 @@ from anharm.server.decision import Decision, TrajectoryState
 from anharm.server.thresholds import threshold_of
 
 CALM = 0.8  # of the threshold
-LONGEST_CALM = 8  # steps
+LONGEST_CALM = 32  # steps
+LARGEST_SHARE = 5  # a fifth of the errors of an average may be replaced unheard of
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,25 @@ def calm_after(
     decision: Decision,
     settings: TrainingSection,
     expected_gain: float = 0.0,
+    has_converged: bool = False,
 ) -> Calm:
     """Return how calm the steps after one that was just decided on will be.
 
     In a path integral, all beads of the step have to be far from the threshold, and it is calm for
     one step. The calm ends with the next audit, of which there are more while endless labels are
-    expected to gain much.
+    expected to gain much, and none once training has converged; and before the average that errors
+    are compared with could be much smaller than it was.
     """
     limit = _limit(state, decision, settings)
     if max(decision.value, *state.bead_errors, 0.0) >= CALM * limit:
         return NOT_CALM
-    steps = 1
-    while (
-        state.beads == 1
-        and steps < LONGEST_CALM
-        and not is_audit_step(
-            settings, state.trajectory, decision.step + steps, expected_gain=expected_gain
-        )
+    most = 1 if state.beads > 1 else LONGEST_CALM
+    if settings.rule == "trajectory-average":
+        most = min(most, max(1, decision.count // LARGEST_SHARE))
+    steps, last = 1, decision.step
+    while steps < most and (
+        has_converged
+        or not is_audit_step(settings, state.trajectory, last + steps, expected_gain=expected_gain)
     ):
         steps += 1
     return Calm(steps, CALM * limit)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Literal
 
 from anharm.server.calm import NOT_CALM, Calm
@@ -15,6 +15,7 @@ from anharm.wire.messages import (
     Hello,
     Observation,
     Proceed,
+    SendConfiguration,
 )
 
 LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
@@ -39,9 +40,9 @@ class ClientState:
     may_repeat : bool
         Whether it will observe that step again, with a new model.
     wanted : Decision or None
-        The decision for which it has been asked to send its configuration.
-    sampled_step : int or None
-        The step for whose configuration it has been asked, to be kept and not to be labelled.
+        The decision for which it is asked to send the configuration of the last step.
+    sampled : dict of int
+        Steps, by the client's own count, whose configurations are to be kept and not labelled.
     calm : Calm
         How far its dynamics may go on before it is observed again.
     waits_for : str
@@ -60,15 +61,24 @@ class ClientState:
     last_sequence: int = -1
     may_repeat: bool = False
     wanted: Decision | None = None
-    sampled_step: int | None = None
+    sampled: dict[int, int] = field(default_factory=dict)
     calm: Calm = NOT_CALM
     waits_for: Literal["", "model", "label"] = ""
     label: int = -1
     last_heard: float = 0.0
 
+    def is_asked_for(self, sequence: int) -> bool:
+        """Whether the configuration of a step, by its own count, is what it is asked to send."""
+        answer = self.answer
+        return isinstance(answer, SendConfiguration) and answer.sequence == sequence
+
     @property
-    def proceed(self) -> Proceed:
-        """The answer that lets its dynamics go on."""
+    def answer(self) -> SendConfiguration | Proceed:
+        """The question for the next configuration that is wanted, or what lets it go on."""
+        if self.sampled:
+            return SendConfiguration(next(iter(self.sampled)))
+        if self.wanted is not None:
+            return SendConfiguration(self.last_sequence)
         return Proceed(self.last_sequence, self.calm.steps, self.calm.error)
 
 
@@ -79,7 +89,7 @@ def labels_from_clients(n_labels: int, are_initial: bool, n_clients: int) -> str
     return f"{labels} from {n_clients} reference client{'s' if n_clients != 1 else ''}"
 
 
-def check_numbers(message: Observation) -> None:
+def check_numbers(messages: Iterable[Observation]) -> None:
     """Check what the decision and the record depend on.
 
     Raises
@@ -87,11 +97,12 @@ def check_numbers(message: Observation) -> None:
     BadMessage
         If an error cannot be one, or the digest is of another size.
     """
-    for error in (message.force_std_max, message.force_std_mean, message.force_std_rms):
-        if not 0 <= error < LARGEST_ERROR:
-            raise BadMessage(f"a force error of {error} eV/A")
-    if len(message.configuration) != DIGEST_BYTES:
-        raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
+    for message in messages:
+        for error in (message.force_std_max, message.force_std_mean, message.force_std_rms):
+            if not 0 <= error < LARGEST_ERROR:
+                raise BadMessage(f"a force error of {error} eV/A")
+        if len(message.configuration) != DIGEST_BYTES:
+            raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
 
 
 def refusal(hello: Hello, clients: Mapping[str, ClientState], trajectories: Set[str]) -> str:

@@ -1,8 +1,9 @@
 """The journal of observations: each is in a file before the broker answers it.
 
-A record is appended with one `write`, without waiting for the disk: what the kernel has survives
-the death of the process, and `sync`, called about once per second, bounds what a loss of power
-can take. The record's database takes over many entries at once, and the journal begins again.
+Those of one message are appended with one `write`, without waiting for the disk: what the kernel
+has survives the death of the process, and `sync`, called about once per second, bounds what a loss
+of power can take. The record's database takes over many entries at once, and the journal begins
+again.
 
 Layout of an entry, little-endian: length of the rest (uint16), CRC-32 of the rest (uint32), then
 number and step (uint64), configuration (8 bytes), maximum, mean, rms (float32), energy (float64),
@@ -12,8 +13,9 @@ journal; what follows a damaged one is not trusted.
 
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 from anharm.wire.messages import DIGEST_BYTES
@@ -24,8 +26,7 @@ _FRAME = struct.Struct("<HI")
 _ENTRY = struct.Struct(f"<QQ{DIGEST_BYTES}sfffdI")
 
 
-@dataclass(frozen=True)
-class JournalEntry:
+class JournalEntry(NamedTuple):
     """One evaluation as the record keeps it.
 
     Attributes
@@ -86,24 +87,24 @@ class ObservationJournal:
         os.ftruncate(self._file, length)
         self._is_synced = False
 
-    def append(self, entry: JournalEntry) -> None:
-        """Write an entry; the death of this process does not lose it any more.
+    def append(self, entries: Sequence[JournalEntry]) -> None:
+        """Write entries; the death of this process does not lose them any more.
 
         Raises
         ------
         OSError
-            If there is no room; the entry is not in the journal then.
+            If there is no room; none of the entries is in the journal then.
         """
-        frame = entry.encode()
+        frames = b"".join([entry.encode() for entry in entries])
         start = os.lseek(self._file, 0, os.SEEK_END)
         try:
-            written = os.write(self._file, frame)
-            if written < len(frame):
-                os.write(self._file, frame[written:])  # says why there is no room
+            written = os.write(self._file, frames)
+            if written < len(frames):
+                os.write(self._file, frames[written:])  # says why there is no room
         except OSError:
             os.ftruncate(self._file, start)
             raise
-        self.entries.append(entry)
+        self.entries += entries
         self._is_synced = False
 
     def sync(self) -> None:

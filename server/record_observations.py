@@ -11,6 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -100,6 +101,8 @@ class ObservationRecord:
         self._journal_path = database.path.parent / JOURNAL_NAME
         self._journal: ObservationJournal | None = None
         self._last_number = self._folded()
+        self._held: list[JournalEntry] = []  # those of a block that is not over
+        self._is_holding = False
         if is_writer:
             with translated(self._journal_path):
                 self._journal = ObservationJournal(self._journal_path)
@@ -112,7 +115,7 @@ class ObservationRecord:
         rows = self._database.rows("SELECT value FROM run WHERE key = ?", (_FOLDED,))
         return int(rows[0]["value"]) if rows else 0
 
-    # One evaluation after the other
+    # Evaluations
 
     def observe(
         self,
@@ -124,6 +127,8 @@ class ObservationRecord:
         model_version: int,
     ) -> None:
         """Keep an evaluation; when this returns, the death of this process cannot lose it.
+
+        In a block of `together`, that holds when the block ends.
 
         Parameters
         ----------
@@ -138,13 +143,29 @@ class ObservationRecord:
             eV.
         model_version : int
         """
-        number = self._last_number + 1
-        entry = JournalEntry(
-            number, trajectory, step, configuration, *errors, energy, model_version
+        number = self._last_number + len(self._held) + 1
+        self._held.append(
+            JournalEntry(number, trajectory, step, configuration, *errors, energy, model_version)
         )
-        with translated(self._journal_path):
-            self._writer.append(entry)
-        self._last_number = number
+        if not self._is_holding:
+            self._keep_held()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block whose evaluations are written at once, when it ends, however it does."""
+        self._is_holding = True
+        try:
+            yield
+        finally:
+            self._is_holding = False
+            self._keep_held()
+
+    def _keep_held(self) -> None:
+        entries, self._held = self._held, []
+        if entries:
+            with translated(self._journal_path):
+                self._writer.append(entries)
+            self._last_number = entries[-1].number
 
     @property
     def _writer(self) -> ObservationJournal:
@@ -174,6 +195,7 @@ class ObservationRecord:
 
     def fold(self, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Store what is in the journal, and the states of the trajectories that it leads to."""
+        self._keep_held()
         entries = self.unfolded()
         with self._database.transaction() as connection:
             for chunk in _columns(entries):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +64,18 @@ class Trajectories:
         client.is_new, client.may_repeat, client.step = False, True, last_step
         client.last_sequence = message.sequence if is_again else message.sequence - 1
 
+    def since_last(
+        self, client: ClientState, observations: Sequence[Observation]
+    ) -> Sequence[Observation]:
+        """The observations from the one that was the trajectory's last on; all, if none was.
+
+        Where the broker or the client before this one died after some of those that came together,
+        the same configurations come again: they are the same steps.
+        """
+        last = self.last_configurations.get(client.trajectory)
+        again = [n for n, one in enumerate(observations) if one.configuration == last]
+        return observations[again[0] if again else 0 :]
+
     def number(self, client: ClientState, sequence: int) -> bool:
         """Set the client's step to that of an observation; tell whether it is a new one."""
         is_new = sequence > client.last_sequence
@@ -98,7 +110,11 @@ class Trajectories:
         return decision
 
     def calm_after(
-        self, decision: Decision, clients: Collection[ClientState], version: int
+        self,
+        decision: Decision,
+        clients: Collection[ClientState],
+        version: int,
+        has_converged: bool = False,
     ) -> Calm:
         """How far a trajectory may go on unobserved.
 
@@ -107,8 +123,8 @@ class Trajectories:
         """
         if decision.model_version != version:
             return NOT_CALM
-        gain = self._gains.get(version, 0.0)
-        calm = calm_after(self.states[decision.trajectory], decision, self._settings, gain)
+        state, gain = self.states[decision.trajectory], self._gains.get(version, 0.0)
+        calm = calm_after(state, decision, self._settings, gain, has_converged)
         if calm == NOT_CALM and not self._synchronous:
             return Calm(steps=1)
         if calm.steps > 1 and [c.trajectory for c in clients].count(decision.trajectory) > 1:

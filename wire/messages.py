@@ -60,6 +60,10 @@ class Observation:
     force_std_rms: float
     energy: float
 
+    def one_by_one(self) -> list[Observation]:
+        """This one."""
+        return [self]
+
 
 @dataclass(frozen=True)
 class Observations:

@@ -49,6 +49,8 @@ class Script:
         self.calm_steps = calm_steps
         self.calm_error = 1e9
         self.asked: set[tuple[int, int]] = set()
+        self.sampled: list[int] = []  # sequence numbers of configurations to keep
+        self.last = -1
         self.relabelled = relabelled  # sequence number for model 1, for model 2 and so on
 
     def join(self) -> Message:
@@ -63,17 +65,20 @@ class Script:
 
     def receive(self) -> Message:
         message = self.heard[-1]
-        if isinstance(message, ConfigurationSent):
+        if isinstance(message, ConfigurationSent) and message.sequence in self.relabelled:
             version = self.relabelled.index(message.sequence) + 2
             return NewModel(version, model_to_bytes(model(version)))
-        assert isinstance(message, Observation | Observations)
-        together = [message] if isinstance(message, Observation) else message.one_by_one()
-        for observation in together:
-            asked = observation.model_version, observation.sequence
-            if asked in enumerate(self.relabelled, 1) and asked not in self.asked:
-                self.asked.add(asked)
-                return SendConfiguration(observation.sequence)
-        return Proceed(observation.sequence, self.calm_steps, self.calm_error)
+        if not isinstance(message, ConfigurationSent):
+            assert isinstance(message, Observation | Observations)
+            for observation in message.one_by_one():
+                asked = observation.model_version, observation.sequence
+                if asked in enumerate(self.relabelled, 1) and asked not in self.asked:
+                    self.asked.add(asked)
+                    return SendConfiguration(observation.sequence)
+            self.last = observation.sequence
+        if self.sampled and self.sampled[0] <= self.last:
+            return SendConfiguration(self.sampled.pop(0))
+        return Proceed(self.last, self.calm_steps, self.calm_error)
 
     def seen(self) -> list[tuple[str, int, int]]:
         """What was heard: kind, first and last sequence number."""
@@ -228,6 +233,30 @@ def test_calm_steps_are_observed_together_and_what_is_left_at_the_end() -> None:
     client.observe()
     client.observe()
     assert script.seen() == [*expected, ("Observations", 7, 8)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_configurations_that_the_broker_wants_to_keep_are_sent_one_after_the_other() -> None:
+    script = Script(calm_steps=4)
+    script.sampled = [2, 3, 5]
+    client, configuration = calm_client(script)
+    moved = [configuration.positions + 0.001 * step for step in range(8)]
+    for positions in moved:
+        client.evaluate(Configuration(configuration.cell, positions))
+    client.observe()
+    seen = [
+        ("Observation", 0, 0),
+        ("Observations", 1, 4),
+        ("ConfigurationSent", 2, 2),
+        ("ConfigurationSent", 3, 3),
+        ("Observations", 5, 7),
+        ("ConfigurationSent", 5, 5),
+    ]
+    assert script.seen() == seen
+    for sent in script.heard:
+        if isinstance(sent, ConfigurationSent):
+            found = unpack_vectors(sent.positions, len(moved[0]))
+            np.testing.assert_array_equal(found, moved[sent.sequence])
 
 
 @pytest.mark.usefixtures("patient")

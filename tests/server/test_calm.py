@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anharm.configuration import TrainingSection
 from anharm.server.audits import is_audit_step
-from anharm.server.calm import Calm, calm_after
+from anharm.server.calm import LONGEST_CALM, Calm, calm_after
 from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide
 
 
@@ -57,18 +57,28 @@ def test_nothing_is_calm_before_the_average_is_known_or_near_the_threshold() -> 
 
 
 def test_everything_is_calm_where_no_error_asks_for_a_label() -> None:
-    assert calm([0.01, 1e6], TrainingSection(rule="none")).steps == 8
+    assert calm([0.01, 1e6], TrainingSection(rule="none")).steps == LONGEST_CALM
 
 
-@given(st.integers(1, 30), st.integers(0, 5), st.integers(9, 60), st.floats(0, 0.5))
+@given(st.integers(1, 90), st.integers(0, 5), st.integers(200, 260), st.floats(0, 0.5))
 def test_the_calm_ends_with_the_next_audit(
     interval: int, seed: int, count: int, gain: float
 ) -> None:
-    training = settings(audit_interval=interval, seed=seed)
-    found = calm_after(*observed([0.01] * count, training), training, gain)
-    audits = [is_audit_step(training, "t", count - 1 + n, 1, gain) for n in range(1, 9)]
-    assert found.steps == (audits.index(True) + 1 if any(audits) else 8)
+    training = settings(audit_interval=interval, seed=seed, window=200)
+    last = observed([0.01] * count, training)
+    found = calm_after(*last, training, gain)
+    steps = range(count, count + LONGEST_CALM)
+    audits = [is_audit_step(training, "t", step, 1, gain) for step in steps]
+    assert found.steps == (audits.index(True) + 1 if any(audits) else LONGEST_CALM)
     assert found.error == pytest.approx(0.8 * training.factor * 0.01)
+    assert calm_after(*last, training, gain, has_converged=True).steps == LONGEST_CALM
+
+
+def test_errors_that_are_not_heard_of_at_once_are_at_most_a_fifth_of_an_average() -> None:
+    found = {n: calm([0.01] * (n + 1), settings(window=1000)).steps for n in (6, 20, 100, 500)}
+    assert found == {6: 1, 20: 4, 100: 20, 500: LONGEST_CALM}
+    assert calm([0.01] * 500, settings(window=20)).steps == 4
+    assert calm([0.01] * 2, settings(rule="fixed", threshold=0.1)).steps == LONGEST_CALM
 
 
 def test_a_path_integral_is_calm_when_all_beads_of_the_step_are_and_for_one_step() -> None:

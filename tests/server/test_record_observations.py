@@ -64,7 +64,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, en
     journal = ObservationJournal(path)
     ends = []
     for entry in entries:
-        journal.append(entry)
+        journal.append([entry])
         ends.append(path.stat().st_size)
     journal.close()
     assert read_journal(path)[0] == entries
@@ -73,7 +73,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, en
     whole = [entry for entry, end in zip(entries, ends, strict=True) if end <= cut]
     again = ObservationJournal(path)
     assert again.entries == whole
-    again.append(entries[-1])
+    again.append(entries[-1:])
     again.close()
     assert read_journal(path)[0] == [*whole, entries[-1]]
 
@@ -150,6 +150,27 @@ def test_trajectories_keep_their_steps_apart(record):
     assert stored(record, "b") == [("b", 0, 1.0), ("b", 1, 11.0), ("b", 2, 21.0)]
     record.fold({})
     assert [name for name, _, _ in stored(record)] == ["a"] * 3 + ["b"] * 3
+
+
+def test_observations_of_one_message_are_written_at_once_whatever_ends_it(record, tmp_path):
+    with (
+        Record.open(tmp_path, read_only=True) as reader,
+        pytest.raises(KeyError),
+        record.together(),
+    ):
+        for step in range(3):
+            observe(record, step, step + 1.0)
+        assert stored(reader) == []
+        raise KeyError
+    kept = [("a", step, step + 1.0) for step in range(3)]
+    assert stored(record) == kept
+    assert read_journal(tmp_path / JOURNAL_NAME)[0] == record.unfolded()
+    with record.together():
+        observe(record, 3, 4.0)
+        record.fold({"a": {"last_step": 3}})  # the run ends in the middle of a message
+    observe(record, 4, 5.0)
+    assert stored(record) == [*kept, ("a", 3, 4.0), ("a", 4, 5.0)]
+    assert [entry.number for entry in record.unfolded()] == [5]
 
 
 def test_a_kill_between_folding_and_clearing_counts_nothing_twice(record, tmp_path):
