@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from pathlib import Path
-from time import monotonic
+from time import monotonic, thread_time
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_CHOICE = ExtrasChoice()
 NOT_CALM = Proceed(0)
 LONGEST_SILENCE = 0.25  # s until the broker hears of a step
+LARGEST_LAG = 4  # steps until the errors of a calm one are known
+LONGEST_WORK = 4e-4  # s of processor time, in which they are evaluated; i-PI might be waiting
+FAR = 0.7  # of the error that the broker wants to hear of at once; below it, errors may lag
 
 
 class LatticeClient:
@@ -72,6 +75,8 @@ class LatticeClient:
         self._calm = NOT_CALM
         self._last: Asked | None = None
         self._unobserved: list[tuple[Asked, Prediction]] = []
+        self._known = 0  # so many of them have their errors
+        self._lag = 1
         self._told = monotonic()
         first = link.join()
         if not isinstance(first, NewModel):
@@ -122,6 +127,7 @@ class LatticeClient:
             self._unobserved.append((asked, results[0]))
         else:
             self.observe()
+            self._lag = 1
             parts = asked.parts
             results = self._agree(parts)
         answers = (
@@ -131,28 +137,48 @@ class LatticeClient:
         return [evaluation for answer in answers for evaluation in answer]
 
     def report(self) -> None:
-        """Evaluate the errors of a step that was answered without; tell the broker if it is time.
+        """Evaluate the errors of steps that were answered without; tell the broker if it is time.
 
         It is time after as many calm steps as the broker allows, and where a step stands out.
         """
         if not self._unobserved:
             return
-        asked, result = self._unobserved[-1]
-        result = self._evaluator.with_errors(asked.placed, result)
-        self._unobserved[-1] = asked, result
-        if (
+        is_time = (
             len(self._unobserved) >= self._calm.calm_steps
-            or result.error_statistics[:, 0].max() > self._calm.calm_error
             or monotonic() - self._told > LONGEST_SILENCE
-        ):
+        )
+        if not is_time and len(self._unobserved) - self._known < self._lag:
+            return
+        if self._largest_error() > self._calm.calm_error or is_time:
             self.observe()
+
+    def _largest_error(self) -> float:
+        """Evaluate the errors that are not known yet; the largest of them, eV/Angstrom.
+
+        Those of several steps in a row take less time than each by itself, which begins with what
+        i-PI's work has left of it in the processor's caches. Far from what the broker wants to hear
+        of at once, the next ones may wait for each other.
+        """
+        begin, largest = thread_time(), 0.0
+        unknown = range(self._known, len(self._unobserved))
+        for number in unknown:
+            asked, result = self._unobserved[number]
+            result = self._evaluator.with_errors(asked.placed, result)
+            self._unobserved[number] = asked, result
+            largest = max(largest, float(result.error_statistics[:, 0].max()))
+        self._known = len(self._unobserved)
+        if unknown:
+            is_far = largest < FAR * self._calm.calm_error and not self._sends_errors
+            most = LONGEST_WORK * len(unknown) / (thread_time() - begin + 1e-9)
+            self._lag = max(1, min(LARGEST_LAG, int(most))) if is_far else 1
+        return largest
 
     def observe(self) -> None:
         """Let the broker hear of all that was answered before it had been observed.
 
         Here, between two steps, a label is waited for if one is wanted after all.
         """
-        unobserved, self._unobserved = self._unobserved, []
+        unobserved, self._unobserved, self._known = self._unobserved, [], 0
         parts: list[Asked] = []
         known: list[Prediction | None] = []
         for asked, result in unobserved:
@@ -188,7 +214,9 @@ class LatticeClient:
             if end < len(parts) and results[end] is None:
                 results[end] = self._evaluator.predict(parts[end].placed)
             reply = self._link.receive()
-            while isinstance(reply, SendConfiguration):
+            asked = -1
+            while isinstance(reply, SendConfiguration) and reply.sequence > asked:
+                asked = reply.sequence
                 agreed = self._agreed(reply, first, count) - 1
                 number = bisect_right(starts, agreed) - 1
                 row = agreed - starts[number]

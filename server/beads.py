@@ -37,7 +37,8 @@ class BeadCounts:
 
     def of(self, trajectory: str) -> int:
         """Evaluations of a step of one trajectory."""
-        return self.by_trajectory.get(trajectory, self.largest)
+        count = self.by_trajectory.get(trajectory)
+        return self.largest if count is None else count
 
     def as_metadata(self) -> dict[str, str]:
         """As the record keeps them."""

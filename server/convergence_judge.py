@@ -82,6 +82,11 @@ class ConvergenceJudge:
         self._history.refitted(version, n_labels, determined, targets)
         return expected_gain(determined, targets)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to judge."""
+        return self.steps_since_label % _EVERY == 0
+
     def declares(self, n_steps: int) -> str:
         """Judge what has been observed; what to log if training has converged just now, or "".
 
@@ -90,9 +95,9 @@ class ConvergenceJudge:
         n_steps : int
             So far.
         """
-        steps = self.steps_since_label
-        if steps % _EVERY:
+        if not self.is_due:
             return ""
+        steps = self.steps_since_label
         shortest = max(1, self._settings.minimum_interval) * self._beads.largest
         self.convergence = assess_convergence(
             self._history.refits(shortest), steps, self._settings, self._refits

@@ -48,29 +48,26 @@ class ErrorWindow(Sequence[float]):
     @property
     def mean(self) -> float | None:
         """Mean of the errors, correctly rounded; None without any."""
-        return self._sum / (len(self) << _BITS) if len(self) else None
+        count = self._stop - self._start
+        return self._sum / (count << _BITS) if count else None
 
     def appended(self, error: float, most: int) -> ErrorWindow:
         """Return the window with another error, and without the oldest beyond `most`."""
-        shared, start = self._shared, self._start
-        if len(shared) > self._stop or start > max(len(self), 1):
+        shared, start, stop = self._shared, self._start, self._stop
+        if len(shared) > stop or start > max(stop - start, 1):
             # The list goes on with another window, or holds too much that is past.
-            shared, start = shared[start : self._stop], 0
+            shared = shared[start:stop]
+            start, stop = 0, len(shared)
         shared.append(error)
-        window = ErrorWindow()
-        window._shared, window._start, window._stop = shared, start, start + len(self) + 1
-        window._sum = self._sum + _exact(error)
-        return window.last(most)
+        return _window(shared, start, stop + 1, self._sum + _exact(error)).last(most)
 
     def last(self, most: int) -> ErrorWindow:
         """Return the window of the last errors, at most so many."""
-        if len(self) <= most:
+        start = self._stop - most
+        if start <= self._start:
             return self
-        window = ErrorWindow()
-        window._shared, window._start, window._stop = self._shared, self._stop - most, self._stop
-        gone = self._shared[self._start : window._start]
-        window._sum = self._sum - sum(map(_exact, gone))
-        return window
+        gone = sum(map(_exact, self._shared[self._start : start]))
+        return _window(self._shared, start, self._stop, self._sum - gone)
 
     def with_last(self, error: float) -> ErrorWindow:
         """Return the window with another error in the place of the last one."""
@@ -78,10 +75,8 @@ class ErrorWindow(Sequence[float]):
 
     def without_last(self) -> ErrorWindow:
         """Return the window without its last error."""
-        window = ErrorWindow()
-        window._shared, window._start, window._stop = self._shared, self._start, self._stop - 1
-        window._sum = self._sum - _exact(self._shared[window._stop])
-        return window
+        stop = self._stop - 1
+        return _window(self._shared, self._start, stop, self._sum - _exact(self._shared[stop]))
 
     def without(self, index: int) -> ErrorWindow:
         """Return the window without one of its errors, counted from the oldest."""
@@ -94,6 +89,13 @@ class ErrorWindow(Sequence[float]):
         errors = list(self)
         errors[index] = error
         return ErrorWindow(errors)
+
+
+def _window(shared: list[float], start: int, stop: int, total: int) -> ErrorWindow:
+    """A part of a list whose sum is known."""
+    window = ErrorWindow.__new__(ErrorWindow)
+    window._shared, window._start, window._stop, window._sum = shared, start, stop, total
+    return window
 
 
 def _exact(error: float) -> int:

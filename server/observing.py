@@ -113,7 +113,7 @@ class Observing(ABC):
 
     def _judge(self) -> list[Reply]:
         """Declare convergence, once, from what has been observed."""
-        if self.phase != "training" or self.labels:
+        if self.phase != "training" or self.labels or not self.judge.is_due:
             return []
         text = self.judge.declares(self.trajectories.n_steps)
         if not text:

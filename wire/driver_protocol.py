@@ -10,7 +10,7 @@ is that of i-PI 3.3: one number of atoms, all cells, all positions, and likewise
 
 import struct
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, prod
 
 import numpy as np
 
@@ -324,8 +324,7 @@ def read_evaluation(channel: Channel, number_of_atoms: int) -> Evaluation:
 
 
 def _floats(channel: Channel, shape: tuple[int, ...]) -> np.ndarray:
-    count = int(np.prod(shape))
-    return np.frombuffer(channel.read(8 * count)).reshape(shape)
+    return np.frombuffer(channel.read(8 * prod(shape))).reshape(shape)
 
 
 def _with_both_triangles(virial: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -61,6 +62,7 @@ def client() -> LatticeClient:
     return LatticeClient(Proceeds(), MATRIX, None)
 
 
+@cache
 def right_configuration() -> bytes:
     supercell, positions = beads(1)
     return protocol.encode_configuration(Configuration(supercell.lattice, positions[0]))

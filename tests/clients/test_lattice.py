@@ -270,6 +270,26 @@ def test_a_calm_step_of_a_large_error_is_observed_at_once() -> None:
     assert script.seen() == [("Observation", step, step) for step in range(4)]
 
 
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("bound, heard", [(1.2, 3), (1.5, 5)])
+def test_a_step_that_stands_out_is_noticed_at_once_near_the_bound_and_after_four_far_from_it(
+    bound: float, heard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anharm.clients.lattice.LONGEST_WORK", 1e9)  # however slow this machine is
+    script = Script(calm_steps=8)
+    client, configuration = calm_client(script)
+    supercell, _ = beads(1)
+    u = configuration.positions - supercell.positions
+    u -= u.mean(axis=0)
+    script.calm_error = bound * ForceField(model(1), supercell).force_std(u[None]).max()
+    for step, stretch in enumerate([1.0, 1.0, 1.0, 1.3, 1.7, 1.7][: heard + 1]):
+        assert len(script.heard) == min(step, 1)
+        positions = supercell.positions + stretch * u
+        client.evaluate(Configuration(configuration.cell, positions))
+        client.report()
+    assert script.seen() == [("Observation", 0, 0), ("Observations", 1, heard)]
+
+
 def test_no_step_is_kept_from_the_broker_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anharm.clients.lattice.LONGEST_SILENCE", -1.0)
     script = Script(calm_steps=8)
