@@ -10,7 +10,8 @@ from anharm.clients.evaluator import Placed
 from anharm.model.crystal import FloatArray
 from anharm.wire.messages import digest_of
 
-TOGETHER = 8  # configurations that are evaluated, and observed, at a time
+TOGETHER = 8  # configurations that are evaluated at a time
+LARGEST_MESSAGE = 64  # configurations that are observed at a time
 STEP_LIMIT = 0.1  # Angstrom: no atom, or end of a cell vector, moves further in a step
 
 

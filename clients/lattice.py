@@ -10,7 +10,7 @@ from time import monotonic, thread_time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from anharm.clients.asked import TOGETHER, Asked
+from anharm.clients.asked import LARGEST_MESSAGE, Asked
 from anharm.clients.broker_link import BrokerLink, RunEnded
 from anharm.clients.engine_connection import serve_engine
 from anharm.clients.evaluator import Evaluator, Placed
@@ -268,8 +268,11 @@ class LatticeClient:
 def _end_of_message(parts: list[Asked], results: list[Prediction | None], begin: int) -> int:
     """The part after those that are observed together: `begin`, and what is known after it."""
     size, end = len(parts[begin]), begin + 1
-    while end < len(parts) and results[end] is not None and size + len(parts[end]) <= TOGETHER:
-        size, end = size + len(parts[end]), end + 1
+    while end < len(parts) and results[end] is not None:
+        size += len(parts[end])
+        if size > LARGEST_MESSAGE:
+            break
+        end += 1
     return end
 
 

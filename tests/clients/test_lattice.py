@@ -236,6 +236,23 @@ def test_calm_steps_are_observed_together_and_what_is_left_at_the_end() -> None:
 
 
 @pytest.mark.usefixtures("patient")
+def test_all_calm_steps_and_the_beads_of_a_calm_one_are_one_message() -> None:
+    script = Script(calm_steps=32)
+    client, configuration = calm_client(script)
+    for _ in range(33):
+        client.evaluate(configuration)
+    client.report()
+    assert script.seen() == [("Observation", 0, 0), ("Observations", 1, 32)]
+    supercell, positions = beads(20)
+    script = Script(calm_steps=1)
+    client = LatticeClient(script, MATRIX, None, extras=WITHOUT_ERRORS)
+    for _ in range(2):
+        client.evaluate_batch(Batch(np.repeat(supercell.lattice[None], 20, axis=0), positions, 20))
+    client.report()
+    assert script.seen()[-1] == ("Observations", 20, 39)
+
+
+@pytest.mark.usefixtures("patient")
 def test_configurations_that_the_broker_wants_to_keep_are_sent_one_after_the_other() -> None:
     script = Script(calm_steps=4)
     script.sampled = [2, 3, 5]
