@@ -52,7 +52,7 @@ class BeadCounts:
 
 def reduced(errors: Sequence[float], reduction: Reduction) -> float:
     """The error of a step from those of its beads so far, eV/Angstrom."""
-    return float(np.max(errors) if reduction == "max" else np.mean(errors))
+    return max(errors) if reduction == "max" else float(np.mean(errors))
 
 
 def errors_of_steps(errors: FloatArray, end: int, beads: int, reduction: Reduction) -> FloatArray:

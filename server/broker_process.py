@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import time
@@ -224,6 +225,8 @@ class _BrokerProcess:
         poller.register(socket, zmq.POLLIN)
         poller.register(self.labelling.fileno(), zmq.POLLIN)
         reassured = written = time.monotonic()
+        gc.collect()
+        gc.freeze()  # what is there by now stays, and is not searched for garbage again and again
         while self.broker.phase != "stopped":
             ready = dict(poller.poll(int(_POLL_SECONDS * 1000)))
             now = time.monotonic()
