@@ -1,7 +1,8 @@
 """Processor time of the lattice client per step, without waiting: `python client_step.py`.
 
 A link that agrees at once stands for the broker, so that neither scheduling nor i-PI counts;
-`ipi_speed.py` measures whole steps.
+`ipi_speed.py` measures whole steps. One configuration: mean of as many calm steps as the broker
+hears of together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from anharm.clients.lattice import LatticeClient
 from anharm.extras import ExtrasChoice
 from anharm.model import ForceField
 from anharm.model.storage import model_to_bytes
+from anharm.server.calm import LONGEST_CALM
 from anharm.wire.driver_protocol import Batch, encode_evaluation, encode_evaluations
 from anharm.wire.messages import Message, NewModel, Observation, Observations, Proceed, encode
 
@@ -30,8 +32,8 @@ class Agreeing:
 
     name = "benchmark"
 
-    def __init__(self, model: NewModel) -> None:
-        self._model = model
+    def __init__(self, model: NewModel, calm_steps: int) -> None:
+        self._model, self._calm_steps = model, calm_steps
         self._sequence = -1
 
     def join(self) -> Message:
@@ -47,7 +49,7 @@ class Agreeing:
 
     def receive(self) -> Message:
         """Agree."""
-        return Proceed(self._sequence, calm_steps=8, calm_error=1e9)
+        return Proceed(self._sequence, self._calm_steps, calm_error=1e9)
 
 
 def measure(system: System, beads: int) -> None:
@@ -56,25 +58,27 @@ def measure(system: System, beads: int) -> None:
     supercell, model = system.supercell(expansion), random_model(expansion)
     u = np.random.default_rng(0).normal(0, 0.02, (beads, supercell.n_atoms, 3))
     batch = Batch(np.repeat(supercell.lattice[None], beads, axis=0), supercell.positions + u, beads)
-    link: Any = Agreeing(NewModel(1, model_to_bytes(model)))
+    steps = 1 if beads > 1 else LONGEST_CALM
+    link: Any = Agreeing(NewModel(1, model_to_bytes(model)), steps)
     client = LatticeClient(link, system.matrix, None, extras=ExtrasChoice(()))
     client.evaluate_batch(batch)  # after it, all steps are calm
     force_field = ForceField(model, supercell)
     answering: list[float] = []
 
-    def step() -> None:
-        answering.append(cpu_time(partial(answer, client, batch)))
-        client.report()
+    def calm_steps() -> None:
+        for _ in range(steps):
+            answering.append(cpu_time(partial(answer, client, batch)))
+            client.report()
 
     whole, forces, errors = interleaved(
         [
-            step,
+            calm_steps,
             lambda: force_field.predict(u, errors=False),
             lambda: force_field.force_std(u, exact=False),
         ],
         REPEATS,
     )
-    times = (forces, errors, median(answering), whole)
+    times = (forces, errors, median(answering), whole / steps)
     name = f"{system.name}{f', {beads} beads' if beads > 1 else ''}"
     print(f"| {name} | {' | '.join(f'{1e3 * seconds:.3f}' for seconds in times)} |", flush=True)
 

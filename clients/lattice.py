@@ -184,7 +184,7 @@ class LatticeClient:
         for asked, result in unobserved:
             complete = self._evaluator.with_errors(asked.placed, result)
             parts += asked.parts
-            known += [complete[part] for part in asked.ranges]
+            known += [complete] if len(asked.ranges) == 1 else [complete[r] for r in asked.ranges]
         self._agree(parts, known)
 
     def _agree(

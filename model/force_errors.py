@@ -58,9 +58,18 @@ class _Memory(threading.local):
 
     def __init__(self) -> None:
         self._kept = np.empty(0, np.uint8)
+        self._wanted: tuple[list[tuple[int, int]], np.dtype[Any]] | None = None
+        self._arrays: list[AnyPrecision] = []
 
     def arrays(self, shapes: list[tuple[int, int]], dtype: np.dtype[Any]) -> list[AnyPrecision]:
         """Arrays that hold anything, each from the beginning of a cache line."""
+        if self._wanted != (shapes, dtype):
+            self._wanted, self._arrays = (shapes, dtype), self._new_arrays(shapes, dtype)
+        return self._arrays
+
+    def _new_arrays(
+        self, shapes: list[tuple[int, int]], dtype: np.dtype[Any]
+    ) -> list[AnyPrecision]:
         sizes = [-(-n * width * dtype.itemsize // _CACHE_LINE) * _CACHE_LINE for n, width in shapes]
         if len(self._kept) < sum(sizes) + _CACHE_LINE:
             self._kept = np.zeros(sum(sizes) + _CACHE_LINE, np.uint8)
