@@ -14,7 +14,7 @@ from anharm.model import BayesianModel, ForceField, Trainer
 from anharm.model.sites import default_maximum_displacement
 from anharm.model.training import virial_of_stress
 
-COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 60, 100)
+COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 100)
 LARGEST_STATIC = 12  # labels; it has reached its plateau long before
 
 Curve = list[tuple[int, float]]  # labels, force RMSE (eV/Angstrom)

@@ -134,7 +134,8 @@ def _prepare(material: Material, rule: str, seed: int, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if interval := interval_of(rule):
-        changes, part, budget = _every(interval), 1.0, BUDGET_OF_INTERVAL
+        changes, budget = _every(interval), BUDGET_OF_INTERVAL
+        part = min(1.0, interval * budget / material.steps)
     else:
         (changes, part), budget = RULES[rule], BUDGET.get(rule, SMALL_BUDGET)
     training = {"seed": seed, "budget": budget, **changes}
