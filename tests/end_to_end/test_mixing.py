@@ -28,9 +28,12 @@ def mts(mixing_job):
 
 
 def take_few_steps(job, steps: int) -> None:
-    """A short run that begins with few labels."""
+    """A short run that begins with few labels, and is not declared converged as the last one comes.
+
+    A harvested label that comes after convergence is kept, and not learnt.
+    """
     job.set_steps(steps, checkpoint=2)
-    job.set(training__initial_configurations=4)
+    job.set(training__initial_configurations=4, training__convergence_refits=1000)
 
 
 def harvested(job) -> list:
