@@ -326,10 +326,13 @@ class _Supervisor:
                 raise self._died(engine)
 
     def _check_broker(self) -> None:
-        """The broker knows best why a run failed."""
+        """The broker knows best why a run failed, unless i-PI was killed."""
         assert self.broker is not None
         if self.broker.exit_code in (None, 0) or (self.broker.was_killed and not self._is_over):
             return
+        for engine in self.engines:
+            if engine.was_killed:  # the broker only knows that it broke off
+                raise self._died(engine)
         error = self.broker.last_error()
         if not error:
             raise self._died(self.broker)
