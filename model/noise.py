@@ -66,8 +66,8 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
 
     Many sums of shapes explain a few labels equally well. The likeliest one holds few shapes, and
     is too sure of displacements that the labels barely reach. Each coefficient is therefore
-    supposed to be about the same share of the whole (an exponential distribution of that mean), and
-    its most probable logarithm is taken, which counts as one more residual per shape.
+    supposed to be about the same share of the whole, as the square of a normal number of that
+    variance is, and the most probable logarithm is taken: one more residual per shape.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
     -------
     NoiseModel
         By majorise-minimise steps, which keep every c_k positive: the bound
-        (fall c + rise c0^2 / c) / 2 + c / share - ln c touches what is minimised at c0.
+        (fall c + rise c0^2 / c + c / share - ln c) / 2 touches what is minimised at c0.
     """
     scales = np.maximum(shapes.mean(axis=0), 1e-300)
     scaled = np.ascontiguousarray((shapes / scales).T)
@@ -92,8 +92,8 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
     for _ in range(_ITERATIONS):
         precisions = 1 / np.maximum(coefficients @ scaled + known, floor)
         rise = scaled @ (squares * precisions**2)
-        slope = scaled @ precisions / 2 + 1 / share
-        coefficients = (1 + np.sqrt(1 + 2 * slope * rise * coefficients**2)) / (2 * slope)
+        slope = scaled @ precisions + 1 / share
+        coefficients = (1 + np.sqrt(1 + 4 * slope * rise * coefficients**2)) / (2 * slope)
     coefficients[0] = max(coefficients[0], floor)
     return NoiseModel(coefficients / scales, float(coefficients.sum()))
 

@@ -106,4 +106,5 @@ def test_few_energies_have_honest_errors_since_forces_tell_how_these_grow() -> N
     assert np.mean(np.array(ours) < 1) == pytest.approx(0.683, abs=0.05)
     # Six targets, the ratio being one: Student's t gives 0.90 there.
     assert 0.9 < np.mean(np.array(ours) < 1.96) < 0.95
-    assert np.mean(np.array(on_their_own) < 1.96) < 0.88
+    gained = np.mean(np.array(ours) < 1.96) - np.mean(np.array(on_their_own) < 1.96)
+    assert gained > 0.04  # intervals of energies alone hold 0.87

@@ -150,9 +150,9 @@ def test_intervals_of_new_dft_frames_hold_at_small_and_large_displacements(
         result = predictor.predict(frame)
         ratios = np.abs(result["forces"] - frame.get_forces()) / result["force_std_predictive"]
         found.setdefault(float(frame.info["std"]), []).append(ratios)
-    for ratios in found.values():  # single choices of frames scatter by 0.04 to 0.08
-        assert np.mean(np.array(ratios) < 1) == pytest.approx(0.683, abs=0.08)
-        assert np.mean(np.array(ratios) < 1.96) == pytest.approx(0.95, abs=0.05)
+    for ratios in found.values():
+        assert np.mean(np.array(ratios) < 1) == pytest.approx(0.683, abs=0.07)
+        assert np.mean(np.array(ratios) < 1.96) == pytest.approx(0.95, abs=0.04)
 
 
 def test_a_target_that_alone_determines_a_parameter_is_left_out_in_spite_of_rounding():
