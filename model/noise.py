@@ -23,6 +23,8 @@ _ITERATIONS = 200
 _FLOOR = 1e-12  # of the mean square residual; smaller variances are rounding
 _SMALLEST_SHARE = 1e-4  # of an average structure's variance: that of the ideal crystal's, at least
 _RIDGE = 1e-8  # labels that are interpolated this well say nothing about noise
+_FREEDOM = 5.0  # degrees of freedom of Student's t, where tails are heavy
+_CORE = 3.668996953620151  # times the variance: normal residuals then give their own variance
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class NoiseModel:
         return nearest.coefficients
 
 
-def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -> NoiseModel:
+def estimate_noise(
+    squares: FloatArray, shapes: FloatArray, known: FloatArray, heavy_tails: bool = False
+) -> NoiseModel:
     """Most probable noise behind residuals whose variance is known in part.
 
     Many sums of shapes explain a few labels equally well. The likeliest one holds few shapes, and
@@ -77,6 +81,9 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
         Non-negative; what the noise of each may consist of.
     known : (n,) float
         Variance that the parameters' own uncertainty gives each residual.
+    heavy_tails : bool
+        Residuals may be of Student's t: few large ones, as where levels cross, then widen the
+        intervals of all others less. Scaled so that normal residuals give their variance.
 
     Returns
     -------
@@ -91,7 +98,9 @@ def estimate_noise(squares: FloatArray, shapes: FloatArray, known: FloatArray) -
     coefficients = np.full(len(scaled), share)
     for _ in range(_ITERATIONS):
         precisions = 1 / np.maximum(coefficients @ scaled + known, floor)
-        rise = scaled @ (squares * precisions**2)
+        ratios = squares * precisions
+        importance = (_FREEDOM + 1) / (_CORE + ratios) if heavy_tails else 1.0
+        rise = scaled @ (importance * ratios * precisions)
         slope = scaled @ precisions + 1 / share
         coefficients = (1 + np.sqrt(1 + 4 * slope * rise * coefficients**2)) / (2 * slope)
     coefficients[0] = max(coefficients[0], floor)

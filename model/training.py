@@ -220,7 +220,7 @@ class Trainer:
                     squares, shapes, known, by_amplitude, power, ratio
                 )
                 continue
-            noise[kind] = estimate_noise(squares, shapes, known)
+            noise[kind] = estimate_noise(squares, shapes, known, heavy_tails=kind == "forces")
             if kind == "forces":
                 by_amplitude = noise[kind].by_amplitude(shapes)
         return noise
