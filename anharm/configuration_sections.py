@@ -186,7 +186,7 @@ class TrainingSection(Section):
         default=5, ge=2, le=1000, description="a number of refits, 2 to 1000"
     )
     convergence_gain: float = Field(
-        default=0.08, gt=0, lt=1, description="a share of the error between 0 and 1"
+        default=0.06, gt=0, lt=1, description="a share of the error between 0 and 1"
     )
     quiet_steps: int = Field(default=1000, ge=1, description="a number of steps of at least 1")
 
