@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, qr, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dtrtri
 
 from anharm.errors import ModelError
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.precisions import Precisions, fixed_point
-from anharm.model.sufficient_statistics import SufficientStatistics
+from anharm.model.sufficient_statistics import SufficientStatistics, stacked_factor
 
 _RELATIVE_NOISE_FLOOR = 1e-9  # noise below this fraction of the rms target is rounding
 FREE = 0  # the group of parameters that have no prior
@@ -111,6 +112,7 @@ def maximise_evidence(
     tolerance: float = 1e-4,
     maximum_iterations: int = 300,
     noise_ratios: Mapping[str, float] | None = None,
+    near: Posterior | None = None,
 ) -> Posterior:
     """Find prior and noise precisions that make the labels most probable, and the posterior.
 
@@ -132,6 +134,8 @@ def maximise_evidence(
         Kind -> about how many times the forces' noise its own is. Counts as a few targets: where a
         kind has no more targets than it determines parameters, the labels alone would make its
         noise zero.
+    near : Posterior, optional
+        Of the same parameters and nearly the same labels: its precisions are begun with.
 
     Raises
     ------
@@ -153,7 +157,11 @@ def maximise_evidence(
         solution = _solve(statistics, members, precisions)
         return _improved(solution, statistics, members, precisions, start, ratios)
 
-    found, iteration = fixed_point(improve, start, tolerance, maximum_iterations)
+    begin = start
+    if near is not None:
+        prior = {**near.prior_precisions, FREE: start.prior.get(FREE, 0.0)}
+        begin = Precisions({g: prior[g] for g in members}, near.noise_precisions)
+    found, iteration = fixed_point(improve, begin, tolerance, maximum_iterations)
     solution = _solve(statistics, members, found)
     gammas = _effective_parameters(solution, members, found.prior)
     return Posterior(
@@ -239,7 +247,7 @@ def _shares(
     largest, *others = sorted(statistics, key=lambda kind: -statistics[kind].n_targets)
     shares = {}
     for kind in others:
-        spread = statistics[kind].rows @ solution.factor
+        spread = dtrmm(1.0, solution.factor, statistics[kind].rows, side=1)
         shares[kind] = precisions.noise[kind] * float(np.sum(spread**2))
     shares[largest] = total - sum(shares.values())
     return shares
@@ -258,7 +266,7 @@ def _solve(
     inverse, mean, log_determinant = _solve_gram(parts, roots) or _solve_stacked(parts, roots)
     residuals = {}
     for kind, one in statistics.items():
-        difference = one.factor[:, :-1] @ mean - one.factor[:, -1]
+        difference = one.rows @ mean - one.targets
         residuals[kind] = float(difference @ difference)
     return _Solution(mean, inverse, log_determinant, residuals)
 
@@ -287,8 +295,7 @@ def _solve_gram(
     for _ in range(3):
         gradient = -(roots**2) * mean
         for beta, one in parts:
-            residual = one.factor[:, -1] - one.factor[:, :-1] @ mean
-            gradient += beta * (one.factor[:, :-1].T @ residual)
+            gradient += beta * ((one.targets - one.rows @ mean) @ one.rows)
         mean = mean + inverse @ (inverse.T @ gradient)
     log_determinant = 2 * float(np.log(pivots / scale).sum())
     return np.ascontiguousarray(inverse), mean, log_determinant
@@ -299,11 +306,9 @@ def _solve_stacked(
 ) -> tuple[FloatArray, FloatArray, float]:
     """QR factorisation of [sqrt(beta_k) R_k; sqrt(alpha)], safe for any conditioning."""
     size = len(roots)
-    prior = np.zeros((size, size + 1))
-    prior[np.diag_indices(size)] = roots
-    stacked = np.vstack([*(np.sqrt(beta) * one.factor for beta, one in parts), prior])
-    triangle = qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][:size]
-    precision_root, right = triangle[:, :size], triangle[:, size]
+    rows = np.vstack([np.sqrt(beta) * one.filled for beta, one in parts])
+    triangle = stacked_factor(np.diag(np.append(roots, 0.0)), np.asfortranarray(rows))
+    precision_root, right = triangle[:size, :size], triangle[:size, size]
     inverse = solve_triangular(precision_root, np.eye(size), check_finite=False)
     mean = solve_triangular(precision_root, right, check_finite=False)
     return inverse, mean, 2 * float(np.log(np.abs(np.diag(precision_root))).sum())

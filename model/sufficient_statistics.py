@@ -13,6 +13,7 @@ from anharm.model.crystal import FloatArray, IntArray
 
 _SMALLEST_SQUARE = 1e-24  # of targets that are all zero
 _BLOCK = 64  # columns that LAPACK factorises together
+_ROUNDING = 1e-13  # of a column; smaller entries of the factor are no information
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,25 @@ class SufficientStatistics:
     @cached_property
     def gram(self) -> FloatArray:
         """(M, M) Phi^T Phi."""
-        rows = self.rows
-        gram: FloatArray = rows.T @ rows
+        gram: FloatArray = self.rows.T @ self.rows
         return gram
 
-    @property
+    @cached_property
+    def filled(self) -> FloatArray:
+        """(n, M + 1) rows of R that say anything: no more than there are targets."""
+        lengths = np.linalg.norm(self.factor, axis=0)
+        matter: FloatArray = (np.abs(self.factor) > _ROUNDING * lengths).any(axis=1)
+        return np.ascontiguousarray(self.factor[matter])
+
+    @cached_property
     def rows(self) -> FloatArray:
-        """(n, M) rows of R that are not zero: fewer than M where there are few targets."""
-        rows = self.factor[:, :-1]
-        filled = rows.any(axis=1)
-        return rows if filled.all() else rows[filled]
+        """(n, M) the same without the targets' column."""
+        return np.ascontiguousarray(self.filled[:, :-1])
+
+    @property
+    def targets(self) -> FloatArray:
+        """(n,) the targets' column."""
+        return self.filled[:, -1]
 
     def add(
         self, rows: FloatArray, targets: FloatArray, weights: FloatArray | None = None
@@ -95,18 +105,33 @@ class SufficientStatistics:
         if weights is not None:
             added *= np.sqrt(weights)[:, None]
             log_weights += float(np.log(weights).sum())
-        size = self.n_parameters + 1
-        # QR of a triangle on top of a rectangle, which leaves the zeros of the triangle alone.
-        factor, _, _, failure = dtpqrt(
-            0, min(_BLOCK, size), np.asfortranarray(self.factor), added, overwrite_b=1
-        )
-        if failure:
-            raise ModelError(f"LAPACK could not update the factorisation (dtpqrt: {failure})")
-        return SufficientStatistics(
-            np.ascontiguousarray(np.triu(factor)), self.n_targets + len(rows), log_weights
-        )
+        factor = stacked_factor(self.factor, added)
+        return SufficientStatistics(factor, self.n_targets + len(rows), log_weights)
 
     def select(self, columns: IntArray) -> SufficientStatistics:
         """Statistics of some of the parameters, those left out being zero in all rows."""
         kept = np.append(columns, self.n_parameters)
         return replace(self, factor=np.ascontiguousarray(self.factor[np.ix_(kept, kept)]))
+
+
+def stacked_factor(triangle: FloatArray, rows: FloatArray) -> FloatArray:
+    """Upper triangle R of [triangle; rows] = Q R, in O(n M^2): the triangle's zeros stay.
+
+    Parameters
+    ----------
+    triangle : (M, M) float
+        Upper triangular.
+    rows : (n, M) float
+        Overwritten where it is in Fortran's order.
+
+    Raises
+    ------
+    ModelError
+        If LAPACK fails.
+    """
+    factor, _, _, failure = dtpqrt(
+        0, min(_BLOCK, len(triangle)), np.asfortranarray(triangle), rows, overwrite_b=1
+    )
+    if failure:
+        raise ModelError(f"LAPACK could not update the factorisation (dtpqrt: {failure})")
+    return np.ascontiguousarray(np.triu(factor))

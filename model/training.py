@@ -147,7 +147,7 @@ class Trainer:
                     self._statistics = self._with_label(
                         self._statistics, label, rows or label.rows()
                     )
-                posterior, columns = self._maximise_evidence()
+                posterior, columns = self._maximise_evidence(near=posterior)
             self._noise_known_at = self.n_labels
         return self._model(posterior, columns, version, provenance or {})
 
@@ -159,14 +159,18 @@ class Trainer:
         size = self._n_constants + self.expansion.n_parameters
         return {kind: SufficientStatistics.empty(size) for kind in self._kinds}
 
-    def _maximise_evidence(self) -> tuple[Posterior, IntArray]:
-        """Posterior of those unknowns that the labels can tell, and which these are."""
+    def _maximise_evidence(self, near: Posterior | None = None) -> tuple[Posterior, IntArray]:
+        """Posterior of those unknowns that the labels can tell, and which these are.
+
+        `near` is one of the same labels with other weights.
+        """
         seen = sum(np.abs(one.factor).sum(axis=0) for one in self._statistics.values())[:-1]
         is_constant = np.arange(len(seen)) < self._n_constants
         columns = np.flatnonzero(~is_constant | (seen > 0))
         orders = np.concatenate([np.full(self._n_constants, FREE), self.expansion.parameter_orders])
         chosen = {kind: one.select(columns) for kind, one in self._statistics.items()}
-        return maximise_evidence(chosen, orders[columns], noise_ratios=self._noise_ratios), columns
+        ratios = self._noise_ratios
+        return maximise_evidence(chosen, orders[columns], noise_ratios=ratios, near=near), columns
 
     @property
     def _noise_ratios(self) -> dict[str, float]:

@@ -231,3 +231,35 @@ def test_labels_that_cannot_be_used_are_refused() -> None:
 def test_noise_std_is_the_inverse_root_of_the_precision() -> None:
     posterior = replace(fit(*problem()[:2]), noise_precisions={"forces": 25.0})
     assert posterior.noise_std == pytest.approx(0.2)
+
+
+@given(seed=SEEDS, noise=st.floats(0.05, 1))
+@settings(max_examples=20, deadline=None)
+def test_a_posterior_of_nearly_the_same_labels_is_a_better_beginning(
+    seed: int, noise: float
+) -> None:
+    rows, targets, _ = problem(seed, n=60, m=9, noise=noise)
+    groups = np.arange(9) % 3 + 2
+    before = maximise_evidence(statistics_of(rows[:58], targets[:58]), groups, 1e-6, 2000)
+    statistics = statistics_of(rows, targets)
+    afresh = maximise_evidence(statistics, groups, 1e-6, 2000)
+    near = maximise_evidence(statistics, groups, 1e-6, 2000, near=before)
+    assert near.log_evidence == pytest.approx(afresh.log_evidence, abs=1e-3)
+    again = maximise_evidence(statistics, groups, 1e-6, 2000, near=afresh)
+    assert again.n_iterations <= 3
+
+
+@given(seed=SEEDS, n=st.integers(1, 30), m=st.integers(1, 12), pieces=st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_the_factor_has_no_more_rows_than_there_are_targets(
+    seed: int, n: int, m: int, pieces: int
+) -> None:
+    rows, targets, _ = problem(seed, n, m)
+    statistics = SufficientStatistics.empty(m)
+    for some in np.array_split(np.arange(n), pieces):
+        statistics = statistics.add(rows[some], targets[some])
+    assert len(statistics.filled) <= min(n, m + 1)
+    every = np.column_stack([rows, targets])
+    np.testing.assert_allclose(
+        statistics.filled.T @ statistics.filled, every.T @ every, rtol=1e-9, atol=1e-11
+    )
