@@ -157,7 +157,7 @@ def compare_forces() -> None:
 
 def compare_beads() -> None:
     """One of 32 configurations evaluated together, and one alone."""
-    for system in (SILICON_64, SILICON_216, ARSENIDE_64, ARSENIDE_216):
+    for system in (SILICON_64, SILICON_216, ARSENIDE_64, ARSENIDE_216, SELENIDE_72):
         expansion = system.expansion()
         force_field = ForceField(random_model(expansion), system.supercell(expansion))
         beads = displaced(force_field.supercell, 32)

@@ -18,7 +18,15 @@ from functools import partial
 import numpy as np
 from measure import cpu_time, interleaved
 from numba import njit
-from systems import ARSENIDE_64, ARSENIDE_216, SILICON_64, SILICON_216, System, random_model
+from systems import (
+    ARSENIDE_64,
+    ARSENIDE_216,
+    SELENIDE_72,
+    SILICON_64,
+    SILICON_216,
+    System,
+    random_model,
+)
 
 from anharm.model import ForceField
 from anharm.model.lanes import SMALL, Block, broadcast, load, multiply_add, store, width_of
@@ -57,30 +65,38 @@ def limit(dtype: type, repeats: int = 1_000_000) -> float:
 
 
 @njit(nogil=True, fastmath={"contract"}, error_model="numpy")
-def multiply(matrix: Packed, columns: np.ndarray, block: Block, squares: np.ndarray) -> None:
-    """The product with the factor, alone."""
-    sums_of_squares(matrix, columns, 1, block, squares)
+def multiply(
+    matrices: Packed, number: int, columns: np.ndarray, block: Block, squares: np.ndarray
+) -> None:
+    """The product with the factor of one class of components, alone."""
+    sums_of_squares(matrices, number, columns, len(columns), 1, block, squares, 0)
 
 
-def product_rate(matrix: Packed) -> float:
+def product_sizes(matrices: Packed) -> np.ndarray:
+    """Multiply-adds of each matrix and one column."""
+    return TOGETHER * np.diff(matrices.starts[matrices.first_groups])
+
+
+def product_rate(matrices: Packed, number: int, n_columns: int) -> float:
     """Multiply-adds per second of the product of a factor with a block of design rows."""
-    width = width_of(PRODUCT_BLOCK, matrix.groups.itemsize)
-    columns = np.ones((matrix.groups.shape[1], width), matrix.groups.dtype)
-    work = partial(multiply, matrix, columns, PRODUCT_BLOCK, np.empty_like(columns[:1]))
-    return int(matrix.stops.sum()) * TOGETHER * width / interleaved([work], 7)[0]
+    width = width_of(PRODUCT_BLOCK, matrices.values.itemsize)
+    columns = np.ones((n_columns, width), matrices.values.dtype)
+    work = partial(multiply, matrices, number, columns, PRODUCT_BLOCK, np.empty_like(columns[:1]))
+    return int(product_sizes(matrices)[number]) * width / interleaved([work], 7)[0]
 
 
-def multiply_adds(force_field: ForceField) -> tuple[int, int]:
-    """Of forces, and of all errors, per configuration."""
+def multiply_adds(force_field: ForceField) -> tuple[int, int, int]:
+    """Of forces, of all errors, and of their products with factors, per configuration."""
     forest = force_field._forest.forest
     forces = 3 * len(forest.entry_variables) + 6 * len(forest.row_bodies) + 3 * len(forest.depths)
     errors, single = force_field._errors, np.dtype(np.float32)
     program = errors._programs[single.itemsize]
     rows = len(program.tables.parents) + len(program.tables.term_nodes)
-    products = force_field._factor.in_precision(single).stops.sum() * TOGETHER
-    combinations = len(program.combinations.values)
-    n_cells, components = force_field.supercell.n_cells, 3 * program.n_sites
-    return forces * n_cells, int(rows + components * (combinations + products)) * n_cells
+    products = product_sizes(force_field._factor.packed(errors._classes, single))
+    combinations = np.diff(program.combinations.starts[program.first_rows].astype(int))
+    components = np.diff(program.first_components)
+    counts = forces, rows + components @ (combinations + products), components @ products
+    return tuple(int(count) * force_field.supercell.n_cells for count in counts)
 
 
 def main() -> None:
@@ -88,7 +104,7 @@ def main() -> None:
     limits = limit(float), limit(np.float32)
     print("| 10^9 multiply-adds per second | in millions | alone | one of 32 beads | limit |")
     print("|---|---|---|---|---|")
-    for system in (SILICON_64, SILICON_216, ARSENIDE_64, ARSENIDE_216):
+    for system in (SILICON_64, SILICON_216, ARSENIDE_64, ARSENIDE_216, SELENIDE_72):
         print_rates(system, limits)
 
 
@@ -98,7 +114,7 @@ def print_rates(system: System, limits: tuple[float, float]) -> None:
     force_field = ForceField(random_model(expansion), system.supercell(expansion))
     shape = (32, force_field.supercell.n_atoms, 3)
     beads = np.random.default_rng(1).normal(0, 0.03, shape)
-    counts = multiply_adds(force_field)
+    *counts, products = multiply_adds(force_field)
     for what, errors, count, most in zip(
         ("forces", "errors"), (False, True), counts, limits, strict=True
     ):
@@ -114,8 +130,11 @@ def print_rates(system: System, limits: tuple[float, float]) -> None:
         print(f"| {what}, {system.name} |", " | ".join(f"{x:.3g}" for x in rates), "|", flush=True)
     if expansion.n_parameters < 100:
         return  # too little for a call to show the rate
-    rate = product_rate(force_field._factor.in_precision(np.dtype(np.float32))) / 1e9
-    print(f"| product with the factor, {system.name} | | {rate:.3g} | | {limits[1] / 1e9:.3g} |")
+    errors = force_field._errors
+    matrices = force_field._factor.packed(errors._classes, np.dtype(np.float32))
+    rate = product_rate(matrices, 0, len(errors._classes.parameters[0])) / 1e9
+    print(f"| product with the factor, {system.name} | {products / 1e6:.3g} | {rate:.3g} | |"
+          f" {limits[1] / 1e9:.3g} |")  # fmt: skip
 
 
 if __name__ == "__main__":

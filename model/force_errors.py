@@ -1,9 +1,9 @@
 """Errors of forces: design rows through the factor of the posterior, block by block of lanes.
 
 The design rows of one block of lanes (cells times configurations) are computed, brought to the
-irreducible parameters and multiplied by the factor while they are in the cache. The rows of all
-force components never exist at once. In strained cells of polar crystals, where the mean over all
-atoms is removed from them, they are computed twice.
+irreducible parameters and multiplied by the factor while they are in the cache, class by class of
+components (`component_classes`). The rows of all force components never exist at once. In strained
+cells of polar crystals, where the mean over all atoms is removed from them, they are found twice.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anharm.model.component_classes import ComponentClasses, FreeRows, touched_components
 from anharm.model.crystal import FloatArray, IntArray, Supercell
 from anharm.model.expansion import Expansion
 from anharm.model.force_rows import ForceRows
@@ -35,7 +36,7 @@ _CACHE_LINE = 64  # bytes
 
 
 class PosteriorFactor:
-    """A factor of the posterior covariance, S = factor @ factor.T, in either precision.
+    """A factor of the posterior covariance, S = factor @ factor.T, arranged when it is needed.
 
     Parameters
     ----------
@@ -45,12 +46,16 @@ class PosteriorFactor:
     """
 
     def __init__(self, factor: FloatArray, independent: IndependentParameters) -> None:
-        double = packed(independent.triangular_factor(factor))
-        self._matrices = {8: double, 4: Packed(double.groups.astype(np.float32), double.stops)}
+        self._factor, self._independent = factor, independent
+        self._packed: dict[tuple[ComponentClasses, int], Packed] = {}
 
-    def in_precision(self, dtype: np.dtype[Any]) -> Packed:
-        """For the kernels."""
-        return self._matrices[dtype.itemsize]
+    def packed(self, classes: ComponentClasses, dtype: np.dtype[Any]) -> Packed:
+        """For the kernels: a triangle for the parameters of each class."""
+        key = classes, dtype.itemsize
+        if key not in self._packed:
+            triangles = self._independent.triangular_factors(self._factor, classes.parameters)
+            self._packed[key] = packed(triangles, dtype)
+        return self._packed[key]
 
 
 class _Memory(threading.local):
@@ -111,12 +116,18 @@ class ForceErrors:
         self._n_parameters = expansion.n_parameters
         self._n_sites, self._n_cells = supercell.crystal.n_sites, supercell.n_cells
         self._without_mean = without_mean
-        self._rows = ForceRows.compile(
-            program, table, expansion.bodies, self._n_sites, independent.order
-        )
+        rows = ForceRows.compile(program, table, expansion.bodies, self._n_sites, independent.order)
+        is_used = rows.is_used().reshape(-1, 3 * self._n_sites)
+        touched = touched_components(independent.combinations, is_used)
+        if without_mean:  # the mean has a part of every parameter
+            touched[:] = True
+        self._classes = ComponentClasses.of(touched)
+        self._largest_class = self._classes.largest
+        free = FreeRows.of(self._classes, independent.combinations, is_used)
+        self._rows = rows.moved(free.places.ravel(), free.n_rows)
         self._largest_group = int(np.diff(self._rows.tables.node_starts.astype(int)).max())
         self._body_atoms = body_atoms(self._rows.bodies, supercell)
-        sparse = independent.combinations
+        sparse = free.combinations
         starts, columns = (x.astype(np.uint32) for x in (sparse.indptr, sparse.indices))
         self._combinations = {
             4: Combinations(starts, columns, sparse.data.astype(np.float32)),
@@ -131,13 +142,16 @@ class ForceErrors:
         self._use()
 
     def _use(self) -> None:
+        classes = self._classes
         self._programs = {
             dtype.itemsize: RowProgram(
                 self._rows.tables,
                 *self._rows.in_precision(dtype),
                 self._combinations[dtype.itemsize],
+                _starts(classes.parameters),
+                np.concatenate(classes.components),
+                _starts(classes.components),
                 self._body_atoms,
-                self._n_sites,
             )
             for dtype in (np.dtype(np.float32), np.dtype(float))
         }
@@ -164,8 +178,9 @@ class ForceErrors:
         by_atom: AnyPrecision = configurations_last(displacements).astype(dtype, copy=False)
         n_configurations = len(displacements)
         n_lanes = self._n_cells * n_configurations
-        block = self._block(n_lanes, dtype.itemsize)
-        program, matrix = self._programs[dtype.itemsize], factor.in_precision(dtype)
+        block = _block(n_lanes, dtype.itemsize)
+        program = self._programs[dtype.itemsize]
+        factors = factor.packed(self._classes, dtype)
         parts = ranges(n_lanes, threads, grain=width_of(block, dtype.itemsize))
         means: AnyPrecision = np.zeros((0, 3, n_configurations), dtype)
         if self._without_mean:
@@ -176,7 +191,7 @@ class ForceErrors:
 
         def fill(begin: int, stop: int) -> None:
             variances(
-                program, matrix, means, by_atom, begin, stop, block, PRODUCT_BLOCK,
+                program, factors, means, by_atom, begin, stop, block, _product_block(block),
                 self._workspace(block, dtype), result,
             )  # fmt: skip
 
@@ -184,35 +199,42 @@ class ForceErrors:
         by_configuration = configurations_first(np.sqrt(result).reshape(1, -1, 3, n_configurations))
         return by_configuration.reshape(displacements.shape)
 
-    def _block(self, n_lanes: int, itemsize: int) -> Block:
-        """The smallest block that holds all lanes, if one does."""
-        components, product_width = self._n_sites * 3, width_of(PRODUCT_BLOCK, itemsize)
-        for block in (TINY, SMALL):
-            width = width_of(block, itemsize)
-            if n_lanes <= width and components * width % product_width == 0:
-                return block
-        return NARROW
-
     def _totals(
         self, program: RowProgram, by_atom: AnyPrecision, block: Block, begin: int, stop: int
     ) -> FloatArray:
         """Sum of the design rows (n_parameters, 3, n_conf) of some lanes."""
         totals = np.zeros((self._n_parameters, 3, by_atom.shape[2]))
         work = self._workspace(block, by_atom.dtype)
-        add_to_totals(program, by_atom, begin, stop, block, PRODUCT_BLOCK, work, totals)
+        add_to_totals(program, by_atom, begin, stop, block, _product_block(block), work, totals)
         return totals
 
     def _workspace(self, block: Block, dtype: np.dtype[Any]) -> Workspace:
-        width, product_width = (width_of(x, dtype.itemsize) for x in (block, PRODUCT_BLOCK))
-        n_chunks = 3 * self._n_sites * width // product_width
+        width, product_width = (width_of(x, dtype.itemsize) for x in (block, _product_block(block)))
+        per_component = width // product_width
         shapes = [
             (3 * len(self._body_atoms), width),
             (self._largest_group + 1, width),
             (self._rows.n_outputs, width),
-            (n_chunks * self._n_parameters, product_width),
-            (n_chunks, product_width),
+            (self._largest_class * per_component, product_width),
+            (3 * self._n_sites * per_component, product_width),
         ]
         return Workspace(*self._memory.arrays(shapes, dtype))
+
+
+def _block(n_lanes: int, itemsize: int) -> Block:
+    """The smallest block that holds all lanes, if one does."""
+    return next((x for x in (TINY, SMALL) if n_lanes <= width_of(x, itemsize)), NARROW)
+
+
+def _product_block(block: Block) -> Block:
+    """As wide as the registers allow, and not wider than a block of lanes."""
+    return min(block, PRODUCT_BLOCK, key=len)
+
+
+def _starts(parts: tuple[IntArray, ...]) -> IntArray:
+    """Where each of some arrays begins if they are put together, and the end of the last."""
+    starts: IntArray = np.cumsum([0, *map(len, parts)])
+    return starts
 
 
 def body_atoms(bodies: IntArray, supercell: Supercell) -> IntArray:

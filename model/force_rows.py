@@ -129,6 +129,20 @@ class ForceRows:
         size = len(self.tables.term_nodes)
         return replace(self, coefficients=found[:size], constants=found[size:])
 
+    def is_used(self) -> NDArray[np.bool_]:
+        """(n_outputs,) whether anything is ever written to each row."""
+        found = np.ones(self.n_outputs, dtype=bool)
+        found[self.tables.empty] = False
+        return found
+
+    def moved(self, places: IntArray, n_outputs: int) -> ForceRows:
+        """The same polynomials with other rows of the result, (n_outputs of now,) int."""
+        outputs = places[self.tables.outputs].astype(np.uint32)
+        empty = np.setdiff1d(np.arange(n_outputs, dtype=np.uint32), outputs)
+        return replace(
+            self, n_outputs=n_outputs, tables=self.tables._replace(outputs=outputs, empty=empty)
+        )
+
     def in_precision(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Coefficients and constants in double or single precision."""
         return self._single if dtype == np.float32 else (self.coefficients, self.constants)

@@ -9,6 +9,7 @@ the factor of the same variance is C_chosen F.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,15 +65,25 @@ class IndependentParameters:
         order = np.concatenate([allowed for allowed, _, _ in expansion.constraint_blocks])
         return cls(order, combinations, blocks)
 
-    def triangular_factor(self, factor: FloatArray) -> FloatArray:
-        """Lower triangle T with T^T T = C_chosen F F^T C_chosen^T, for F (n_parameters, n)."""
+    def triangular_factors(
+        self, factor: FloatArray, wanted: Iterable[IntArray]
+    ) -> Iterator[FloatArray]:
+        """Lower triangles T with T^T T = C_wanted F F^T C_wanted^T, for F (n_parameters, n).
+
+        Parameters
+        ----------
+        factor : (n_parameters, n) float
+        wanted : iterable of (m,) int
+            Some of the chosen parameters for each triangle.
+        """
         turned = np.zeros((len(factor), factor.shape[1]))
         for places, parameters, values in self.blocks:
             turned[places] = values @ factor[parameters]
-        # Upper triangle of the columns in reverse, turned around.
-        triangle = qr(turned.T[:, ::-1], mode="r", overwrite_a=True, check_finite=False)[0]
-        lower: FloatArray = triangle[: len(factor)][::-1, ::-1]
-        return lower
+        for some in wanted:
+            # Upper triangle of the columns in reverse, turned around.
+            reverse = turned[some[::-1]].T
+            triangle = qr(reverse, mode="r", overwrite_a=True, check_finite=False)[0]
+            yield triangle[: len(some)][::-1, ::-1]
 
 
 def _independent_rows(basis: FloatArray) -> IntArray:

@@ -27,18 +27,26 @@ class RowProgram(NamedTuple):
     tables : RowTables
     coefficients, constants : (n_terms,) and (n_used,) float
     combinations : Combinations
-        From rows of symmetry-allowed parameters to those that the factor is for.
+        From rows of symmetry-allowed parameters to those that the factors are for, class by class
+        of force components.
+    first_rows : (n_classes + 1,) int
+        Where the combinations for each class begin.
+    components : (n_components,) int
+        Force components (site * 3 + axis) in the order of their classes.
+    first_components : (n_classes + 1,) int
+        Where those of each class begin.
     body_atoms : (n_bodies, n_cells) int
         The atom that each body is, seen from each cell.
-    n_sites : int
     """
 
     tables: RowTables
     coefficients: FloatArray
     constants: FloatArray
     combinations: Combinations
+    first_rows: IntArray
+    components: IntArray
+    first_components: IntArray
     body_atoms: IntArray
-    n_sites: int
 
 
 class Workspace(NamedTuple):
@@ -48,9 +56,9 @@ class Workspace(NamedTuple):
     ----------
     values : (3 n_bodies, width of a block) float
     monomials : (largest group + 1, width) float
-    free : (rows of all symmetry-allowed parameters, width) float
-    rows : (n_chunks * n_parameters, width of a product block) float
-    squares : (n_chunks, width of a product block) float
+    free : (rows of symmetry-allowed parameters, width) float
+    rows : (n_chunks * n_parameters of the largest class, width of a product block) float
+    squares : (n_chunks of all components, width of a product block) float
     """
 
     values: FloatArray
@@ -93,34 +101,45 @@ def _prepare(program: RowProgram, work: Workspace) -> None:
 
 
 @_compiled
-def _design_rows(
+def _free_rows(
     program: RowProgram,
     displacements: FloatArray,
     first: int,
     last: int,
     block: Block,
-    product_block: Block,
     work: Workspace,
 ) -> None:
-    """Design rows of one block of lanes, as chunks of columns."""
+    """Rows of the symmetry-allowed parameters of one block of lanes."""
     gather(displacements, program.body_atoms, first, last - first, work.values)
     _polynomials(program, block, work)
-    n_chunks = len(work.squares)
-    columns = work.free.reshape((-1, work.rows.shape[1]))
-    combine(program.combinations, columns, n_chunks, product_block, work.rows)
 
 
 @_compiled
-def _exchange(
-    sums: FloatArray, first: int, last: int, n_sites: int, work: Workspace, is_total: bool
-) -> None:
+def _design_rows(program: RowProgram, number: int, product_block: Block, work: Workspace) -> int:
+    """Design rows of one class, as chunks of columns; returns how many chunks."""
+    first, last = program.first_components[number], program.first_components[number + 1]
+    product_width = work.rows.shape[1]
+    per_component = work.free.shape[1] // product_width
+    n_chunks = (last - first) * per_component
+    columns = work.free.reshape((-1, product_width))
+    first_row, last_row = program.first_rows[number], program.first_rows[number + 1]
+    combine(
+        program.combinations, first_row, last_row, columns, per_component, n_chunks,
+        product_block, work.rows,
+    )  # fmt: skip
+    return n_chunks
+
+
+@_compiled
+def _exchange(sums: FloatArray, first: int, last: int, work: Workspace, is_total: bool) -> None:
     """Add the rows of some lanes to sums (n_parameters, 3, n_configurations).
 
-    Or, if these are means and not totals, subtract them from the rows.
+    Or, if these are means and not totals, subtract them from the rows. All components must be of
+    one class.
     """
     n_parameters, _, n_configurations = sums.shape
     width, product_width = work.values.shape[1], work.rows.shape[1]
-    for component in range(3 * n_sites):
+    for component in range(len(work.squares) * product_width // width):
         for lane in range(last - first):
             chunk, column = divmod(component * width + lane, product_width)
             rows = work.rows[chunk * n_parameters : (chunk + 1) * n_parameters, column]
@@ -143,19 +162,40 @@ def add_to_totals(
     work: Workspace,
     totals: FloatArray,
 ) -> None:
-    """Add the design rows of some lanes to the totals (n_parameters, 3, n_configurations)."""
+    """Add the design rows of some lanes to the totals (n_parameters, 3, n_configurations).
+
+    All components must be of one class.
+    """
     width = work.values.shape[1]
     _prepare(program, work)
     for first in range(first_lane, last_lane, width):
         last = min(first + width, last_lane)
-        _design_rows(program, displacements, first, last, block, product_block, work)
-        _exchange(totals, first, last, program.n_sites, work, True)
+        _free_rows(program, displacements, first, last, block, work)
+        _design_rows(program, 0, product_block, work)
+        _exchange(totals, first, last, work, True)
+
+
+@_compiled
+def _deliver(
+    components: IntArray, squares: FloatArray, first: int, last: int, result: FloatArray
+) -> None:
+    """Write some lanes of all components (n_components, width) to where they belong."""
+    n_configurations = result.shape[3]
+    for number in range(len(components)):
+        site, axis = divmod(components[number], 3)
+        found, part = squares[number], result[site, :, axis]
+        cell, configuration = divmod(first, n_configurations)
+        for lane in range(last - first):
+            part[cell, configuration] = found[lane]
+            configuration += 1
+            if configuration == n_configurations:
+                cell, configuration = cell + 1, 0
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def variances(
     program: RowProgram,
-    factor: Packed,
+    factors: Packed,
     means: FloatArray,
     displacements: FloatArray,
     first_lane: int,
@@ -170,36 +210,33 @@ def variances(
     Parameters
     ----------
     program : RowProgram
-    factor : Packed
-        Transpose of the posterior's factor.
+    factors : Packed
+        Transpose of the posterior's factor for each class of components.
     means : (n_parameters, 3, n_configurations) float
-        Subtracted from the design rows; of length 0 if not wanted.
+        Subtracted from the design rows of the only class; of length 0 if not wanted.
     displacements : (n_atoms, 3, n_configurations) float
         Angstrom, in the supercell's order.
     first_lane, last_lane : int
     block, product_block : Block
-        How many lanes are evaluated, and how many columns multiplied, at a time.
+        How many lanes are evaluated, and how many columns multiplied, at a time; not more.
     work : Workspace
-        The components of a block must fill whole chunks.
     result : (n_sites, n_cells, 3, n_configurations) float
         (eV/Angstrom)^2.
     """
     width = work.values.shape[1]
-    n_configurations, n_chunks = displacements.shape[2], len(work.squares)
-    squares = work.squares.reshape((-1, width))
     _prepare(program, work)
     for first in range(first_lane, last_lane, width):
         last = min(first + width, last_lane)
-        _design_rows(program, displacements, first, last, block, product_block, work)
-        if len(means):
-            _exchange(means, first, last, program.n_sites, work, False)
-        sums_of_squares(factor, work.rows, n_chunks, product_block, work.squares)
-        for site in range(program.n_sites):
-            for axis in range(3):
-                found, part = squares[site * 3 + axis], result[site, :, axis]
-                cell, configuration = divmod(first, n_configurations)
-                for lane in range(last - first):
-                    part[cell, configuration] = found[lane]
-                    configuration += 1
-                    if configuration == n_configurations:
-                        cell, configuration = cell + 1, 0
+        _free_rows(program, displacements, first, last, block, work)
+        first_chunk = 0
+        for number in range(len(program.first_rows) - 1):
+            n_chunks = _design_rows(program, number, product_block, work)
+            if len(means):
+                _exchange(means, first, last, work, False)
+            n_parameters = program.first_rows[number + 1] - program.first_rows[number]
+            sums_of_squares(
+                factors, number, work.rows, n_parameters, n_chunks, product_block,
+                work.squares, first_chunk,
+            )  # fmt: skip
+            first_chunk += n_chunks
+        _deliver(program.components, work.squares.reshape((-1, width)), first, last, result)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anharm.model import ForceField
+from anharm.model import ForceField, force_errors
 from anharm.model.force_errors import PosteriorFactor
+from anharm.model.lanes import NARROW, TINY
 from anharm.model.threads import ranges
 
 FIELDS = ("energies", "forces", "virials", "force_std")
@@ -65,6 +66,21 @@ def test_a_factor_need_not_be_triangular(laboratory) -> None:
     u = np.random.default_rng(9).normal(0, 0.1, (1, force_field.supercell.n_atoms, 3))
     found = errors.standard_deviations(u, PosteriorFactor(factor @ turn, independent))
     close(found, errors.standard_deviations(u, PosteriorFactor(factor, independent)), 1e-11)
+
+
+@pytest.mark.parametrize("n_configurations", [1, 2, 9])
+def test_products_may_be_as_wide_as_the_registers_of_any_processor(
+    laboratory, monkeypatch: pytest.MonkeyPatch, n_configurations: int
+) -> None:
+    """One to four registers per row, in blocks of lanes of every width."""
+    force_field = laboratory.force_field("boron arsenide")
+    shape = (n_configurations, force_field.supercell.n_atoms, 3)
+    u = np.random.default_rng(11).normal(0, 0.1, shape)
+    found = []
+    for block in (TINY, NARROW):
+        monkeypatch.setattr(force_errors, "PRODUCT_BLOCK", block)
+        found.append(force_field.force_std(u))
+    close(found[0], found[1], 1e-12)
 
 
 @pytest.mark.parametrize(
