@@ -29,7 +29,7 @@ from systems import (
 )
 
 from anharm.model import ForceField
-from anharm.model.lanes import SMALL, Block, broadcast, load, multiply_add, store, width_of
+from anharm.model.lanes import Block, broadcast, load, multiply_add, store, width_of
 from anharm.model.product_kernels import PRODUCT_BLOCK, TOGETHER, Packed, sums_of_squares
 
 SUMS = 6
@@ -58,8 +58,8 @@ def add_in_registers(numbers: np.ndarray, repeats: int, block: Block) -> None:
 
 def limit(dtype: type, repeats: int = 1_000_000) -> float:
     """Multiply-adds per second in registers, the best of some trials."""
-    width = width_of(SMALL, np.dtype(dtype).itemsize)
-    work = partial(add_in_registers, np.ones((SUMS, width), dtype), repeats, SMALL)
+    width = width_of(PRODUCT_BLOCK, np.dtype(dtype).itemsize)
+    work = partial(add_in_registers, np.ones((SUMS, width), dtype), repeats, PRODUCT_BLOCK)
     work()
     return SUMS * width * repeats / min(cpu_time(work) for _ in range(25))
 
