@@ -31,6 +31,7 @@ from anharm.server.processes import (
 )
 from anharm.server.record_database import FILE_NAME
 from anharm.server.restarts import Restarts
+from anharm.server.run_failures import died, interrupted, words_of_references
 from anharm.server.status_line import StatusLine
 from anharm.wire.messages import Status
 
@@ -49,10 +50,6 @@ _RESTARTS = 3
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 # pw.x of some distributions refuses to run as root (in a container, say) without these.
 _ALLOW_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-
-
-class Interrupted(RunFailed):
-    """The user stopped the run."""
 
 
 def supervise(configuration: RunConfiguration, resume: bool, show: Show, tell: Tell) -> None:
@@ -85,15 +82,7 @@ def supervise(configuration: RunConfiguration, resume: bool, show: Show, tell: T
     finally:
         supervisor.end_all()
     if is_interrupted:
-        raise _interrupted(configuration)
-
-
-def _interrupted(configuration: RunConfiguration) -> Interrupted:
-    """What to do next, told when no child can change it any more."""
-    again = f"`anharm run {configuration.path}"
-    if (configuration.run.directory / FILE_NAME).exists():
-        return Interrupted(f"interrupted; all labels are kept, and {again} --resume` continues")
-    return Interrupted(f"interrupted before anything was computed; {again}` begins again")
+        raise interrupted(configuration)
 
 
 class _Supervisor:
@@ -337,19 +326,8 @@ class _Supervisor:
         if not error:
             raise self._died(self.broker)
         if "could not be computed" in error:
-            error += self._words_of_references()
+            error += words_of_references(self.references, self.configuration.path)
         raise ConfigurationError(error) if self.broker.exit_code == 2 else RunFailed(error)
-
-    def _words_of_references(self) -> str:
-        """What the reference clients said last, and how to go on."""
-        ends = [
-            f"\n{child.name} said last ({child.log}):\n{child.last_error() or child.last_words(3)}"
-            for child in self.references
-        ]
-        return (
-            f". Put right what is wrong, and continue with `anharm run {self.configuration.path} "
-            f"--resume`; all labels are kept.{''.join(ends)}"
-        )
 
     def _check_broker_runs(self) -> None:
         """Before i-PI runs, the broker has no reason to end."""
@@ -359,19 +337,7 @@ class _Supervisor:
             raise self._died(self.broker)
 
     def _died(self, child: ManagedProcess) -> AnharmError:
-        """The error of a child that ended before its time."""
-        go_on = (
-            "All labels are kept; put right what is wrong, and continue with `anharm run "
-            f"{self.configuration.path} --resume`"
-        )
-        error = child.last_error()
-        if error:  # of our own making, so it says what to do
-            kind = ConfigurationError if child.exit_code == 2 else RunFailed
-            return kind(f"{child.name}: {error}\n{go_on}")
-        words = child.last_words()
-        end = f"The end of {child.log}:\n{words}" if words else f"It printed nothing ({child.log})"
-        command = " ".join(child.command)
-        return RunFailed(f"{child.name} {child.how_it_ended} ({command}). {go_on}. {end}")
+        return died(child, self.configuration.path)
 
     def interrupt(self) -> None:
         """Let i-PI finish its step and write its RESTART, if no label keeps it waiting."""
