@@ -23,7 +23,7 @@ from ipi.utils.units import Elements
 from anharm.model import BayesianModel, ForceField, Supercell
 from anharm.wire.addresses import connect, parse_address
 from anharm.wire.driver_client import serve
-from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation, Evaluations
 
 INPUT = """<simulation verbosity='quiet'>
   <output prefix='run'>
@@ -162,15 +162,13 @@ class _Server:
     def one(self, configuration: Configuration) -> Evaluation:
         return self.batch(Batch(configuration.cell[None], configuration.positions[None], 1))[0]
 
-    def batch(self, batch: Batch) -> list[Evaluation]:
+    def batch(self, batch: Batch) -> Evaluations:
         u = batch.positions - self.force_field.supercell.positions
         found = self.force_field.predict(u, errors=False, virial=False)
         if np.abs(u).max() > 1e-6:  # at step 0 all beads stand on the sites, and look like padding
             self._gather(u, found.energies)
-        none = np.zeros((3, 3))
-        return [
-            Evaluation(float(e), f, none) for e, f in zip(found.energies, found.forces, strict=True)
-        ]
+        n = len(u)
+        return Evaluations(found.energies, found.forces, np.zeros((n, 3, 3)), [""] * n)
 
     def _gather(self, u: np.ndarray, energies: np.ndarray) -> None:
         """Put a step together: i-PI now and then sends its beads in two messages."""

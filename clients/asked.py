@@ -8,7 +8,7 @@ import numpy as np
 
 from anharm.clients.evaluator import Placed
 from anharm.model.crystal import FloatArray
-from anharm.wire.messages import digest_of
+from anharm.wire.digests import digests_of
 
 TOGETHER = 8  # configurations that are evaluated at a time
 LARGEST_MESSAGE = 64  # configurations that are observed at a time
@@ -47,9 +47,9 @@ class Asked:
         return [Asked(self.cell, self.positions[part], self.placed[part]) for part in self.ranges]
 
     @property
-    def digests(self) -> list[bytes]:
+    def digests(self) -> bytes:
         """By which configurations that come again are known."""
-        return [digest_of(self.cell, one) for one in self.positions]
+        return digests_of(self.cell, self.positions)
 
     def is_near(self, other: Asked) -> bool:
         """Whether this can be the step of dynamics after another one."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
 from typing import Protocol
 
 from anharm.errors import RunFailed
 from anharm.wire.addresses import SocketAddress
 from anharm.wire.channel import PeerClosed
 from anharm.wire.driver_client import Idle, serve
-from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation, Evaluations
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class Evaluates(Protocol):
     def evaluate(self, configuration: Configuration) -> Evaluation:
         """Answer for one."""
 
-    def evaluate_batch(self, batch: Batch) -> Sequence[Evaluation]:
+    def evaluate_batch(self, batch: Batch) -> Evaluations:
         """Answer for each of a batch."""
 
 

@@ -12,7 +12,7 @@ from anharm.model.committee import Committee
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.force_field import Prediction
 from anharm.model.sites import SiteAssignment, assign_sites
-from anharm.wire.driver_protocol import Evaluation, committee_extras
+from anharm.wire.driver_protocol import Evaluations, committee_extras
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,12 @@ class Evaluator:
         std = self.force_field.force_std(placed.displacements, False, placed.deformation)
         return replace(result, force_std=std)
 
-    def evaluations(self, placed: Placed, result: Prediction) -> list[Evaluation]:
+    def evaluations(self, placed: Placed, result: Prediction) -> Evaluations:
         """The answers for i-PI, in its order of atoms."""
         assert self._assignment is not None and result.virials is not None
-        extras = self._extras_of(placed, result)
+        extras = [json.dumps(one) if one else "" for one in self._extras_of(placed, result)]
         forces = self._assignment.to_user_order(result.forces)
-        return [
-            Evaluation(
-                energy=float(result.energies[index]),
-                forces=forces[index],
-                virial=result.virials[index],
-                extras=json.dumps(extras[index]) if extras[index] else "",
-            )
-            for index in range(len(forces))
-        ]
+        return Evaluations(result.energies, forces, result.virials, extras)
 
     def _extras_of(self, placed: Placed, result: Prediction) -> list[dict[str, Any]]:
         """One dictionary per configuration, all with the same keys, as i-PI needs them."""

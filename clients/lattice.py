@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, thread_time
 
@@ -21,8 +22,9 @@ from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.force_field import Prediction
 from anharm.model.storage import model_from_bytes
 from anharm.wire.addresses import SocketAddress, connect
-from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation, Evaluations
 from anharm.wire.messages import (
+    DIGEST_BYTES,
     ConfigurationSent,
     Message,
     NewModel,
@@ -100,16 +102,18 @@ class LatticeClient:
         """
         return self._evaluate(configuration.cell, configuration.positions[None])[0]
 
-    def evaluate_batch(self, batch: Batch) -> list[Evaluation]:
+    def evaluate_batch(self, batch: Batch) -> Evaluations:
         """The same for the configurations of a batch; those of one cell are evaluated together.
 
         A new model that comes in between answers for all of them.
         """
         if (batch.cells == batch.cells[0]).all():
             return self._evaluate(batch.cells[0], batch.positions)
-        return [self.evaluate(configuration) for configuration in batch.configurations]
+        return Evaluations.joined(
+            [self._evaluate(one.cell, one.positions[None]) for one in batch.configurations]
+        )
 
-    def _evaluate(self, cell: FloatArray, positions: FloatArray) -> list[Evaluation]:
+    def _evaluate(self, cell: FloatArray, positions: FloatArray) -> Evaluations:
         """(n_configurations, n_atoms, 3) positions in one cell; one observation for each.
 
         Where the broker expects nothing of this step, i-PI is answered first.
@@ -130,11 +134,12 @@ class LatticeClient:
             self._lag = 1
             parts = asked.parts
             results = self._agree(parts)
-        answers = (
-            self._evaluator.evaluations(part.placed, result)
-            for part, result in zip(parts, results, strict=True)
+        return Evaluations.joined(
+            [
+                self._evaluator.evaluations(part.placed, result)
+                for part, result in zip(parts, results, strict=True)
+            ]
         )
-        return [evaluation for answer in answers for evaluation in answer]
 
     def report(self) -> None:
         """Evaluate the errors of steps that were answered without; tell the broker if it is time.
@@ -179,16 +184,11 @@ class LatticeClient:
         Here, between two steps, a label is waited for if one is wanted after all.
         """
         unobserved, self._unobserved, self._known = self._unobserved, [], 0
-        parts: list[Asked] = []
-        known: list[Prediction | None] = []
-        for asked, result in unobserved:
-            complete = self._evaluator.with_errors(asked.placed, result)
-            parts += asked.parts
-            known += [complete] if len(asked.ranges) == 1 else [complete[r] for r in asked.ranges]
-        self._agree(parts, known)
+        known = [self._evaluator.with_errors(asked.placed, result) for asked, result in unobserved]
+        self._agree([asked for asked, _ in unobserved], known)
 
     def _agree(
-        self, parts: list[Asked], known: list[Prediction | None] | None = None
+        self, parts: list[Asked], known: Sequence[Prediction] | None = None
     ) -> list[Prediction]:
         """Observe configurations until the broker agrees to all; the predictions of each part.
 
@@ -196,7 +196,7 @@ class LatticeClient:
         it answers for all; but it drives none that i-PI has been answered, whose predictions are
         `known`.
         """
-        results: list[Prediction | None] = known or [None] * len(parts)
+        results: list[Prediction | None] = [*known] if known else [None] * len(parts)
         version, is_answered = self._evaluator.version, known is not None
         starts = np.cumsum([0, *map(len, parts)]).tolist()
         first, agreed, count = self._sequence + 1, 0, starts[-1]
@@ -278,13 +278,13 @@ def _end_of_message(parts: list[Asked], results: list[Prediction | None], begin:
 
 def _rows(
     parts: list[Asked], results: list[Prediction | None], rows: slice
-) -> tuple[list[bytes], FloatArray]:
+) -> tuple[bytes, FloatArray]:
     """Digests, and (n, 4) errors and energies, of the chosen rows of parts that are known."""
     known = [result for result in results if result is not None]
     errors = np.concatenate([result.error_statistics for result in known])
     energies = np.concatenate([result.energies for result in known])
-    digests = [digest for part in parts for digest in part.digests]
-    return digests[rows], np.column_stack([errors, energies])[rows]
+    digests = b"".join([part.digests for part in parts])
+    return digests[rows.start * DIGEST_BYTES :], np.column_stack([errors, energies])[rows]
 
 
 def run_lattice_client(

@@ -16,7 +16,7 @@ from anharm.model import BayesianModel, ForceField, Supercell
 from anharm.model.crystal import FloatArray, IntArray
 from anharm.model.deformation import identify_strained_supercell
 from anharm.wire.addresses import SocketAddress, connect
-from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation, Evaluations
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +83,15 @@ class StandaloneClient:
         """
         return self._evaluate(configuration.cell, configuration.positions[None])[0]
 
-    def evaluate_batch(self, batch: Batch) -> list[Evaluation]:
+    def evaluate_batch(self, batch: Batch) -> Evaluations:
         """The same for the configurations of a batch; those of one cell are evaluated together."""
         if (batch.cells == batch.cells[0]).all():
             return self._evaluate(batch.cells[0], batch.positions)
-        return [self.evaluate(configuration) for configuration in batch.configurations]
+        return Evaluations.joined(
+            [self._evaluate(one.cell, one.positions[None]) for one in batch.configurations]
+        )
 
-    def _evaluate(self, cell: FloatArray, positions: FloatArray) -> list[Evaluation]:
+    def _evaluate(self, cell: FloatArray, positions: FloatArray) -> Evaluations:
         if self._evaluator is None:
             self._evaluator = self._prepare(cell, positions.shape[1])
         placed = self._evaluator.place(cell, positions)

@@ -41,11 +41,26 @@ def is_audit_step(
     expected to gain much, and no state is needed. Those chosen at the lower frequency are among
     those of the higher one.
     """
+    steps = range(step, step + 1)
+    return first_audit(settings, trajectory, steps, beads, expected_gain) is not None
+
+
+def first_audit(
+    settings: TrainingSection,
+    trajectory: str,
+    steps: range,
+    beads: int = 1,
+    expected_gain: float = 0.0,
+) -> int | None:
+    """Return the first of some steps that `is_audit_step` is true of; None if there is none."""
     if settings.audit_interval == 0:
-        return False
-    number = _number_of_step(settings.seed, trajectory, step)
-    frequency = audit_frequency(settings, expected_gain)
-    return number * settings.audit_interval * beads < frequency * 2**64
+        return None
+    seed, often = settings.seed, settings.audit_interval * beads
+    below = audit_frequency(settings, expected_gain) << 64
+    for step in steps:
+        if _number_of_step(seed, trajectory, step) * often < below:
+            return step
+    return None
 
 
 @lru_cache(maxsize=4096)  # each step is asked about several times, before it comes and when it does

@@ -23,6 +23,7 @@ from anharm.server.lattice_clients import (
     refusal,
 )
 from anharm.server.learner import Learner
+from anharm.server.observed import Observed
 from anharm.server.observing import Observing, Phase, Reply
 from anharm.server.record import Record, SampledConfiguration
 from anharm.server.record_observations import LARGEST_JOURNAL
@@ -138,7 +139,7 @@ class Broker(Observing):
             return [(address, Introduce("it was restarted, or has given this client up"))]
         client.last_heard = now
         if isinstance(message, Observation | Observations):
-            return self._observe(client, message.one_by_one())
+            return self._observe(client, Observed.of(message))
         if isinstance(message, ConfigurationSent):
             return self._take_configuration(client, message)
         if isinstance(message, Goodbye):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sys import float_info
 
 from anharm.configuration import TrainingSection
-from anharm.server.audits import is_audit_step
+from anharm.server.audits import first_audit
 from anharm.server.decision import Decision, TrajectoryState
 from anharm.server.thresholds import threshold_of
 
@@ -57,13 +57,11 @@ def calm_after(
     most = 1 if state.beads > 1 else LONGEST_CALM
     if settings.rule == "trajectory-average":
         most = min(most, max(1, decision.count // LARGEST_SHARE))
-    steps, last = 1, decision.step
-    while steps < most and (
-        has_converged
-        or not is_audit_step(settings, state.trajectory, last + steps, expected_gain=expected_gain)
-    ):
-        steps += 1
-    return Calm(steps, CALM * limit)
+    if not has_converged:
+        later = range(decision.step + 1, decision.step + most)
+        audit = first_audit(settings, state.trajectory, later, expected_gain=expected_gain)
+        most = most if audit is None else audit - decision.step
+    return Calm(most, CALM * limit)
 
 
 def _limit(state: TrajectoryState, decision: Decision, settings: TrainingSection) -> float:

@@ -26,14 +26,15 @@ class ConfigurationSample:
         self._strides: dict[str, int] = {}
         self._counts: dict[str, int] = {}
 
-    def wants(self, trajectory: str, step: int) -> bool:
-        """Whether the configuration of a step belongs to the sample."""
+    def wanted(self, trajectory: str, steps: range) -> range:
+        """Of steps in a row, those whose configurations belong to the sample."""
         if trajectory not in self._strides:
             self._read(trajectory)
-        return step % self._strides[trajectory] == 0
+        stride = self._strides[trajectory]
+        return range(steps.start + -steps.start % stride, steps.stop, stride)
 
     def add(self, configuration: SampledConfiguration) -> None:
-        """Keep a configuration that `wants` asked for."""
+        """Keep a configuration that `wanted` asked for."""
         name = configuration.trajectory
         self._record.add_configuration(configuration)
         self._counts[name] += 1

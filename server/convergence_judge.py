@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
@@ -32,6 +32,11 @@ class ConvergenceJudge:
         Steps are of the ring polymer, errors are averaged over all its beads.
     states : mapping of TrajectoryState
         By trajectory.
+
+    Attributes
+    ----------
+    steps_since_label : int
+        Steps of all trajectories since a label was last wanted, other than for an audit.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class ConvergenceJudge:
         self._record, self._settings, self._beads = record, settings, beads
         self._history = ErrorHistory.from_record(record)
         self._evaluations = Counter(_fewest_since_label(states))
+        self.steps_since_label = sum(n // beads.of(name) for name, n in self._evaluations.items())
+        self._has_passed = False
         self._refits = -1  # the next one is for the label that was wanted last
         self.convergence = Convergence(False, "No step has been made yet.")
         self.has_converged = has_converged(record, settings)
@@ -53,22 +60,22 @@ class ConvergenceJudge:
         """The last judgement in words."""
         return self.convergence.reason
 
-    @property
-    def steps_since_label(self) -> int:
-        """Steps of all trajectories since a label was last wanted, other than for an audit."""
-        return sum(count // self._beads.of(name) for name, count in self._evaluations.items())
+    def count(self, trajectory: str, evaluations: int = 1) -> None:
+        """Note that a trajectory went on by so many evaluations."""
+        beads, before = self._beads.of(trajectory), self._evaluations[trajectory]
+        self._evaluations[trajectory] = after = before + evaluations
+        steps = after // beads - before // beads
+        self._has_passed = self.steps_since_label % _EVERY + steps >= _EVERY
+        self.steps_since_label += steps
 
-    def count(self, trajectory: str) -> None:
-        """Note that a trajectory went on by an evaluation."""
-        self._evaluations[trajectory] += 1
-
-    def observe(self, version: int, step: int, error: float) -> None:
-        """Note the error of an evaluation, eV/Angstrom."""
-        self._history.observe(version, step, error)
+    def observe(self, version: int, step: int, errors: Sequence[float]) -> None:
+        """Note the errors of evaluations in a row, eV/Angstrom; `step` is the first."""
+        self._history.observe(version, step, errors)
 
     def label_wanted(self) -> None:
         """Note that a label is wanted; audits do not count: they check, and ask for no more."""
         self._evaluations.clear()
+        self.steps_since_label, self._has_passed = 0, False
         self._refits = -1
 
     def refitted(self, version: int, n_labels: int) -> float:
@@ -84,8 +91,8 @@ class ConvergenceJudge:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to judge."""
-        return self.steps_since_label % _EVERY == 0
+        """Whether it is time to judge: every few steps, also where they are counted together."""
+        return self._has_passed or self.steps_since_label % _EVERY == 0
 
     def declares(self, n_steps: int) -> str:
         """Judge what has been observed; what to log if training has converged just now, or "".

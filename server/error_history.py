@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,9 +51,9 @@ class ErrorHistory:
         self.determined[version] = determined
         self.targets[version] = targets
 
-    def observe(self, version: int, step: int, error: float) -> None:
-        """Add the error of one step."""
-        self._add(version, error, 1, step)
+    def observe(self, version: int, step: int, errors: Sequence[float]) -> None:
+        """Add the errors of steps in a row, from the first one on."""
+        self._add(version, sum(errors), len(errors), step)
 
     def refits(self, minimum_steps: int) -> list[Refit]:
         """Model versions that drove at least so many steps, oldest first."""

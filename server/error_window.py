@@ -51,15 +51,32 @@ class ErrorWindow(Sequence[float]):
         count = self._stop - self._start
         return self._sum / (count << _BITS) if count else None
 
+    def least_mean(self, more: int, most: int) -> float:
+        """Return what no mean falls below while up to `more` errors, none negative, are added.
+
+        The window then holds at most `most`, and its last error may change or be left out.
+        """
+        gone = max(0, len(self) + more - most)
+        if gone >= len(self) - 1:
+            return 0.0
+        leaving = self._shared[self._start : self._start + gone]
+        kept = self._sum - sum(map(_exact, [*leaving, self._shared[self._stop - 1]]))
+        return kept / (min(len(self) + more, most) << _BITS)
+
     def appended(self, error: float, most: int) -> ErrorWindow:
         """Return the window with another error, and without the oldest beyond `most`."""
+        return self.extended([error], most)
+
+    def extended(self, errors: Sequence[float], most: int) -> ErrorWindow:
+        """Return the window with further errors, and without the oldest beyond `most`."""
         shared, start, stop = self._shared, self._start, self._stop
         if len(shared) > stop or start > max(stop - start, 1):
             # The list goes on with another window, or holds too much that is past.
             shared = shared[start:stop]
             start, stop = 0, len(shared)
-        shared.append(error)
-        return _window(shared, start, stop + 1, self._sum + _exact(error)).last(most)
+        shared += errors
+        total = self._sum + sum(map(_exact, errors))
+        return _window(shared, start, stop + len(errors), total).last(most)
 
     def last(self, most: int) -> ErrorWindow:
         """Return the window of the last errors, at most so many."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
 from anharm.server.calm import NOT_CALM, Calm
 from anharm.server.decision import Decision
 from anharm.wire.messages import (
-    DIGEST_BYTES,
     PROTOCOL_VERSION,
-    BadMessage,
     Hello,
-    Observation,
     Proceed,
     SendConfiguration,
 )
 
 LARGEST_NUMBER_OF_CLIENTS = 1024  # and of trajectories
-LARGEST_ERROR = 1e30  # eV/Angstrom; what single precision holds
 
 
 @dataclass
@@ -87,22 +83,6 @@ def labels_from_clients(n_labels: int, are_initial: bool, n_clients: int) -> str
     kind = "initial label" if are_initial else "label"
     labels = f"{n_labels} {kind}{'s' if n_labels > 1 else ''}"
     return f"{labels} from {n_clients} reference client{'s' if n_clients != 1 else ''}"
-
-
-def check_numbers(messages: Iterable[Observation]) -> None:
-    """Check what the decision and the record depend on.
-
-    Raises
-    ------
-    BadMessage
-        If an error cannot be one, or the digest is of another size.
-    """
-    for message in messages:
-        for error in (message.force_std_max, message.force_std_mean, message.force_std_rms):
-            if not 0 <= error < LARGEST_ERROR:
-                raise BadMessage(f"a force error of {error} eV/A")
-        if len(message.configuration) != DIGEST_BYTES:
-            raise BadMessage(f"a configuration's digest of {len(message.configuration)} bytes")
 
 
 def refusal(hello: Hello, clients: Mapping[str, ClientState], trajectories: Set[str]) -> str:

@@ -14,10 +14,12 @@ journal; what follows a damaged one is not trusted.
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from anharm.model.crystal import FloatArray
 from anharm.wire.messages import DIGEST_BYTES
 
 JOURNAL_NAME = "observations.journal"
@@ -54,22 +56,54 @@ class JournalEntry(NamedTuple):
     energy: float
     model_version: int
 
-    def encode(self) -> bytes:
-        """One frame."""
-        content = (
-            _ENTRY.pack(
-                self.number,
-                self.step,
-                self.configuration,
-                self.maximum,
-                self.mean,
-                self.rms,
-                self.energy,
-                self.model_version,
+
+@dataclass(frozen=True, eq=False)
+class JournalBlock:
+    """Evaluations of steps in a row by one model, as they are written.
+
+    Attributes
+    ----------
+    number, step : int
+        Of the first of them.
+    trajectory : str
+    configurations : sequence of bytes
+        Digests.
+    values : (n, 4) float
+        Largest, mean and rms force error (eV/Angstrom), energy (eV).
+    model_version : int
+    """
+
+    number: int
+    trajectory: str
+    step: int
+    configurations: Sequence[bytes]
+    values: FloatArray
+    model_version: int
+
+    def __len__(self) -> int:
+        return len(self.configurations)
+
+    @property
+    def entries(self) -> list[JournalEntry]:
+        """Them one by one."""
+        name, version = self.trajectory, self.model_version
+        rows = zip(self.configurations, self.values.tolist(), strict=True)
+        return [
+            JournalEntry(
+                self.number + n, name, self.step + n, digest, most, mean, rms, energy, version
             )
-            + self.trajectory.encode()
-        )
-        return _FRAME.pack(len(content), crc32(content)) + content
+            for n, (digest, (most, mean, rms, energy)) in enumerate(rows)
+        ]
+
+    def encode(self) -> bytes:
+        """Their frames."""
+        name, version = self.trajectory.encode(), self.model_version
+        length, rows = _ENTRY.size + len(name), self.values.tolist()
+        frames: list[bytes] = []
+        for n, (digest, row) in enumerate(zip(self.configurations, rows, strict=True)):
+            content = _ENTRY.pack(self.number + n, self.step + n, digest, *row, version) + name
+            frames += (_FRAME.pack(length, crc32(content)), content)
+        return b"".join(frames)
 
 
 class ObservationJournal:
@@ -82,20 +116,29 @@ class ObservationJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.entries, length = read_journal(path)
+        self._read, length = read_journal(path)
+        self._blocks: list[JournalBlock] = []
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         os.ftruncate(self._file, length)
         self._is_synced = False
 
-    def append(self, entries: Sequence[JournalEntry]) -> None:
-        """Write entries; the death of this process does not lose them any more.
+    def __len__(self) -> int:
+        return len(self._read) + sum(map(len, self._blocks))
+
+    @property
+    def entries(self) -> list[JournalEntry]:
+        """All that it holds, oldest first."""
+        return [*self._read, *(entry for block in self._blocks for entry in block.entries)]
+
+    def append(self, blocks: Sequence[JournalBlock]) -> None:
+        """Write evaluations; the death of this process does not lose them any more.
 
         Raises
         ------
         OSError
-            If there is no room; none of the entries is in the journal then.
+            If there is no room; none of them is in the journal then.
         """
-        frames = b"".join([entry.encode() for entry in entries])
+        frames = b"".join([block.encode() for block in blocks])
         start = os.lseek(self._file, 0, os.SEEK_END)
         try:
             written = os.write(self._file, frames)
@@ -104,7 +147,7 @@ class ObservationJournal:
         except OSError:
             os.ftruncate(self._file, start)
             raise
-        self.entries += entries
+        self._blocks += blocks
         self._is_synced = False
 
     def sync(self) -> None:
@@ -116,7 +159,7 @@ class ObservationJournal:
     def clear(self) -> None:
         """Begin again; the entries are elsewhere now."""
         os.ftruncate(self._file, 0)
-        self.entries = []
+        self._read, self._blocks = [], []
 
     def close(self) -> None:
         """Close the file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Literal
 
 from anharm.configuration import TrainingSection
@@ -13,11 +12,12 @@ from anharm.server.convergence_judge import ConvergenceJudge
 from anharm.server.decision import Decision
 from anharm.server.flood_limit import FloodLimit
 from anharm.server.label_requests import LabelRequests
-from anharm.server.lattice_clients import ClientState, budget_spent, check_numbers
+from anharm.server.lattice_clients import ClientState, budget_spent
 from anharm.server.learner import Learner
+from anharm.server.observed import Observed
 from anharm.server.record import Record
 from anharm.server.trajectories import Trajectories
-from anharm.wire.messages import BadMessage, Message, NewModel, Observation, Proceed, Stop
+from anharm.wire.messages import BadMessage, Message, NewModel, Proceed, Stop
 
 logger = logging.getLogger(__name__)
 logger.addFilter(FloodLimit(most=500))
@@ -45,48 +45,53 @@ class Observing(ABC):
     def stop(self, reason: str, failure: str) -> list[Reply]:
         """End the run; every client is told."""
 
-    def _observe(self, client: ClientState, messages: Sequence[Observation]) -> list[Reply]:
-        """React to each observation, as if it had come after the answer to the one before it.
+    def _observe(self, client: ClientState, observed: Observed) -> list[Reply]:
+        """React to each evaluation, as if it had come after the answer to the one before it.
 
-        Answered is the first that may not simply proceed, or else the last. The observations are in
-        the record when this returns.
+        Answered is the first that may not simply proceed, or else the last. They are in the record
+        when this returns.
         """
         if self.phase == "stopped":
             return [(client.address, Stop("the run has ended", self.failure))]
-        check_numbers(messages)
-        first, version = messages[0], self.learner.version
-        was_current = first.is_answered and first.model_version < version
-        if first.model_version != version and not was_current:
+        version = self.learner.version
+        was_current = observed.is_answered and observed.model_version < version
+        if observed.model_version != version and not was_current:
             return [self._model_for(client)]
         if client.is_new:
-            messages = self.trajectories.since_last(client, messages)
-            self.trajectories.place(client, messages[0])
-        elif first.sequence < client.last_sequence + (0 if client.may_repeat else 1):
-            raise BadMessage(f"observation {first.sequence} after {client.last_sequence}")
+            observed = self.trajectories.since_last(client, observed)
+            self.trajectories.place(client, observed)
+        elif observed.sequence < client.last_sequence + (0 if client.may_repeat else 1):
+            raise BadMessage(f"observation {observed.sequence} after {client.last_sequence}")
         client.wanted, client.sampled = None, {}
         with self.record.together():
-            for message in messages:
-                decision = self._decide(client, message)
-                replies = self._react(client, decision)
+            while observed:
+                decision, steps = self._decide(client, observed)
+                replies = self._react(client, decision, steps)
                 if replies:
                     return replies
+                observed = observed.part(len(steps))
         client.calm = self.trajectories.calm_after(
             decision, self.clients.values(), version, self.phase == "converged"
         )
         return [(client.address, client.answer)]
 
-    def _decide(self, client: ClientState, message: Observation) -> Decision:
-        is_new = self.trajectories.number(client, message.sequence)
-        if is_new:
-            self.judge.count(client.trajectory)
+    def _decide(self, client: ClientState, observed: Observed) -> tuple[Decision, range]:
+        """Decide on evaluations up to the first that may stand out; on it, and their steps."""
+        is_new = observed.sequence > client.last_sequence
         has_converged = self.phase == "converged"
-        decision = self.trajectories.decide(client, message, self.labels.n_taken, has_converged)
-        if is_new or not message.is_answered:
-            self.judge.observe(message.model_version, client.step, message.force_std_max)
-        return decision
+        decision, steps = self.trajectories.decide(
+            client, observed, self.labels.n_taken, has_converged
+        )
+        if is_new:
+            self.judge.count(client.trajectory, len(steps))
+        if is_new or not observed.is_answered:
+            errors = observed.errors[: len(steps)]
+            self.judge.observe(observed.model_version, steps.start, errors)
+        return decision, steps
 
-    def _react(self, client: ClientState, decision: Decision) -> list[Reply]:
+    def _react(self, client: ClientState, decision: Decision, steps: range) -> list[Reply]:
         """Ask for what a decision wants, or end the run; nothing if the client may proceed."""
+        self._sample(client, steps[:-1] if decision.label else steps)
         has_converged = self.phase == "converged"
         is_spent = decision.verdict == "budget" and decision.rule != "audit"
         if is_spent and not has_converged:
@@ -101,9 +106,12 @@ class Observing(ABC):
         ending = self._judge()
         if ending:
             return [(client.address, Proceed(client.last_sequence)), *ending]
-        if self.sample.wants(client.trajectory, client.step):
-            client.sampled[client.last_sequence] = client.step
         return []
+
+    def _sample(self, client: ClientState, steps: range) -> None:
+        """Ask for those of steps that the client has come to which belong to the sample."""
+        for step in self.sample.wanted(client.trajectory, steps):
+            client.sampled[client.last_sequence - client.step + step] = step
 
     def _resume_training(self, decision: Decision) -> None:
         """Go on training after convergence, because of a step that stands out."""

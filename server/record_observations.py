@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from anharm.model.crystal import FloatArray
 from anharm.server.observation_journal import (
     JOURNAL_NAME,
+    JournalBlock,
     JournalEntry,
     ObservationJournal,
     read_journal,
@@ -101,7 +103,7 @@ class ObservationRecord:
         self._journal_path = database.path.parent / JOURNAL_NAME
         self._journal: ObservationJournal | None = None
         self._last_number = self._folded()
-        self._held: list[JournalEntry] = []  # those of a block that is not over
+        self._held: list[JournalBlock] = []  # those of a `together` that is not over
         self._is_holding = False
         if is_writer:
             with translated(self._journal_path):
@@ -121,12 +123,11 @@ class ObservationRecord:
         self,
         trajectory: str,
         step: int,
-        configuration: bytes,
-        errors: tuple[float, float, float],
-        energy: float,
+        configurations: Sequence[bytes],
+        values: FloatArray,
         model_version: int,
     ) -> None:
-        """Keep an evaluation; when this returns, the death of this process cannot lose it.
+        """Keep evaluations of steps in a row; then the death of this process cannot lose them.
 
         In a block of `together`, that holds when the block ends.
 
@@ -134,19 +135,18 @@ class ObservationRecord:
         ----------
         trajectory : str
         step : int
-            That of the last evaluation, if it is repeated, or a later one.
-        configuration : bytes
-            Digest of the configuration.
-        errors : tuple of three floats
-            Maximum, mean and rms of the force errors, eV/Angstrom.
-        energy : float
-            eV.
+            The first one: that of the last evaluation, if it is repeated, or a later one.
+        configurations : sequence of bytes
+            Digests of the configurations.
+        values : (n, 4) float
+            Maximum, mean and rms of the force errors (eV/Angstrom), energy (eV).
         model_version : int
         """
-        number = self._last_number + len(self._held) + 1
+        number = self._last_number + 1
         self._held.append(
-            JournalEntry(number, trajectory, step, configuration, *errors, energy, model_version)
+            JournalBlock(number, trajectory, step, configurations, values, model_version)
         )
+        self._last_number += len(configurations)
         if not self._is_holding:
             self._keep_held()
 
@@ -161,11 +161,10 @@ class ObservationRecord:
             self._keep_held()
 
     def _keep_held(self) -> None:
-        entries, self._held = self._held, []
-        if entries:
+        blocks, self._held = self._held, []
+        if blocks:
             with translated(self._journal_path):
-                self._writer.append(entries)
-            self._last_number = entries[-1].number
+                self._writer.append(blocks)
 
     @property
     def _writer(self) -> ObservationJournal:
@@ -176,7 +175,7 @@ class ObservationRecord:
     @property
     def n_unfolded(self) -> int:
         """Evaluations in the journal."""
-        return len(self._writer.entries)
+        return len(self._writer)
 
     def unfolded(self) -> list[JournalEntry]:
         """Return the evaluations that are in the journal only, oldest first."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
-
-import numpy as np
 
 from anharm.configuration import TrainingSection
 from anharm.server.beads import BeadCounts
 from anharm.server.calm import NOT_CALM, Calm, calm_after
 from anharm.server.convergence_record import expected_gains
-from anharm.server.decision import Decision, ObservedStep, TrajectoryState, decide, refitted
+from anharm.server.decision import Decision, ObservedStep, TrajectoryState, refitted
+from anharm.server.decision_runs import decide_run
 from anharm.server.lattice_clients import ClientState
+from anharm.server.observed import Observed
 from anharm.server.record import Record
 from anharm.server.resumption import restore_states, stored_state
-from anharm.wire.messages import Observation
 
 
 class Trajectories:
@@ -52,7 +51,7 @@ class Trajectories:
         """Steps of all trajectories, those of ring polymers having many evaluations."""
         return sum(-(-state.steps // state.beads) for state in self.states.values())
 
-    def place(self, client: ClientState, message: Observation) -> None:
+    def place(self, client: ClientState, observed: Observed) -> None:
         """Find the step of the first observation of a client that is new or came back.
 
         Where the one before it, or the broker before this one, died in the middle of a step, the
@@ -60,54 +59,56 @@ class Trajectories:
         """
         state = self.states.get(client.trajectory)
         last_step = -1 if state is None or state.last_step is None else state.last_step
-        is_again = self.last_configurations.get(client.trajectory) == message.configuration
+        is_again = self.last_configurations.get(client.trajectory) == observed.configurations[0]
         client.is_new, client.may_repeat, client.step = False, True, last_step
-        client.last_sequence = message.sequence if is_again else message.sequence - 1
+        client.last_sequence = observed.sequence if is_again else observed.sequence - 1
 
-    def since_last(
-        self, client: ClientState, observations: Sequence[Observation]
-    ) -> Sequence[Observation]:
+    def since_last(self, client: ClientState, observed: Observed) -> Observed:
         """The observations from the one that was the trajectory's last on; all, if none was.
 
         Where the broker or the client before this one died after some of those that came together,
         the same configurations come again: they are the same steps.
         """
         last = self.last_configurations.get(client.trajectory)
-        again = [n for n, one in enumerate(observations) if one.configuration == last]
-        return observations[again[0] if again else 0 :]
-
-    def number(self, client: ClientState, sequence: int) -> bool:
-        """Set the client's step to that of an observation; tell whether it is a new one."""
-        is_new = sequence > client.last_sequence
-        if is_new:
-            state = self.states.get(client.trajectory)
-            client.step = 0 if state is None or state.last_step is None else state.last_step + 1
-        client.last_sequence, client.may_repeat = sequence, False
-        return is_new
+        again = [n for n, digest in enumerate(observed.configurations) if digest == last]
+        return observed.part(again[0]) if again else observed
 
     def decide(
         self,
         client: ClientState,
-        message: Observation,
+        observed: Observed,
         labels_taken: int,
         has_converged: bool = False,
-    ) -> Decision:
-        """Decide on the client's step, and keep it in the record."""
-        name, step = client.trajectory, client.step
+    ) -> tuple[Decision, range]:
+        """Decide on evaluations of a client up to the first that may stand out, and keep them.
+
+        Returns
+        -------
+        decision : Decision
+            On the last of them; the ones before it go on.
+        steps : range
+            Theirs; the client has come to the last one.
+        """
+        name, version = client.trajectory, observed.model_version
         state = self.states.get(name) or TrajectoryState(name, beads=self._beads.of(name))
-        error = float(np.float32(message.force_std_max))  # as the record keeps it
-        version = message.model_version
+        if observed.sequence > client.last_sequence:
+            client.step = 0 if state.last_step is None else state.last_step + 1
         gain = self._gains.get(version, 0.0)
-        seen = ObservedStep(step, error, version, labels_taken, has_converged, gain)
-        self.states[name], decision = decide(state, seen, self._settings)
+        first = ObservedStep(
+            client.step, observed.errors[0], version, labels_taken, has_converged, gain
+        )
+        self.states[name], decision, count = decide_run(
+            state, first, observed.errors, self._settings
+        )
         if decision.verdict == "budget":
             self._record.add_decision(decision)
-        errors = (message.force_std_max, message.force_std_mean, message.force_std_rms)
         self._record.observe(
-            name, step, message.configuration, errors, message.energy, message.model_version
+            name, first.step, observed.configurations[:count], observed.values[:count], version
         )
-        self.last_configurations[name] = message.configuration
-        return decision
+        self.last_configurations[name] = observed.configurations[count - 1]
+        client.step, client.may_repeat = decision.step, False
+        client.last_sequence = observed.sequence + count - 1
+        return decision, range(first.step, decision.step + 1)
 
     def calm_after(
         self,

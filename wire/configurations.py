@@ -1,5 +1,6 @@
 """What the i-PI protocol carries, in Angstrom and eV."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,62 @@ class Evaluation:
     forces: np.ndarray
     virial: np.ndarray
     extras: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluations:
+    """Evaluations of several configurations of one system, as arrays.
+
+    Attributes
+    ----------
+    energies : ndarray, shape (n,)
+        eV.
+    forces : ndarray, shape (n, N, 3)
+        eV/Angstrom.
+    virials : ndarray, shape (n, 3, 3)
+        eV.
+    extras : sequence of str
+        One of each.
+    """
+
+    energies: np.ndarray
+    forces: np.ndarray
+    virials: np.ndarray
+    extras: Sequence[str]
+
+    @classmethod
+    def of(cls, evaluations: Sequence[Evaluation]) -> "Evaluations":
+        """The arrays of single ones."""
+        return cls(
+            np.array([one.energy for one in evaluations]),
+            np.array([one.forces for one in evaluations], dtype=np.float64),
+            np.array([one.virial for one in evaluations], dtype=np.float64),
+            [one.extras for one in evaluations],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Evaluations"]) -> "Evaluations":
+        """All of several parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.energies for part in parts]),
+            np.concatenate([part.forces for part in parts]),
+            np.concatenate([part.virials for part in parts]),
+            [text for part in parts for text in part.extras],
+        )
+
+    def __len__(self) -> int:
+        return len(self.extras)
+
+    def __getitem__(self, index: int) -> Evaluation:
+        """One of them (views, not copies)."""
+        return Evaluation(
+            float(self.energies[index]), self.forces[index], self.virials[index], self.extras[index]
+        )
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        return (self[index] for index in range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)

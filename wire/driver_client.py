@@ -1,15 +1,15 @@
 """The client's side of the i-PI socket protocol, as one loop around an evaluation."""
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from anharm.wire import driver_protocol as protocol
 from anharm.wire.channel import Channel, ProtocolViolation
-from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation, Evaluations
 
 Evaluate = Callable[[Configuration], Evaluation]
-EvaluateBatch = Callable[[Batch], Sequence[Evaluation]]
+EvaluateBatch = Callable[[Batch], Evaluations]
 Initialise = Callable[[int, str], None]
 Idle = Callable[[], None]
 
@@ -126,7 +126,7 @@ class _Conversation:
         if self.evaluate_batch is not None:
             evaluations = self.evaluate_batch(batch)
         else:
-            evaluations = [self.evaluate(configuration) for configuration in batch.configurations]
+            evaluations = Evaluations.of([self.evaluate(one) for one in batch.configurations])
         return protocol.encode_evaluations(evaluations, batch.size)
 
     def _send_answer(self) -> None:

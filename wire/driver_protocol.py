@@ -11,18 +11,20 @@ is that of i-PI 3.3: one number of atoms, all cells, all positions, and likewise
 import struct
 from collections.abc import Sequence
 from math import isfinite, prod
+from typing import Any
 
 import numpy as np
 
 from anharm.errors import RunFailed
 from anharm.wire.channel import Channel, PeerClosed, ProtocolViolation, TimeLimitExceeded
-from anharm.wire.configurations import Batch, Configuration, Evaluation
+from anharm.wire.configurations import Batch, Configuration, Evaluation, Evaluations
 
 __all__ = [
     "Batch",
     "Channel",
     "Configuration",
     "Evaluation",
+    "Evaluations",
     "PeerClosed",
     "ProtocolViolation",
     "TimeLimitExceeded",
@@ -225,7 +227,7 @@ def in_atomic_units(evaluation: Evaluation) -> tuple[float, np.ndarray, np.ndarr
     return evaluation.energy / HARTREE, forces * (BOHR / HARTREE), virial / HARTREE
 
 
-def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:
+def encode_evaluations(evaluations: Evaluations, size: int) -> bytes:
     """Return a FORCEREADY message in the batched form.
 
     The last evaluation is repeated until there are `size` of them.
@@ -235,18 +237,20 @@ def encode_evaluations(evaluations: Sequence[Evaluation], size: int) -> bytes:
     RunFailed
         As `encode_evaluation` does.
     """
-    arrays = _together(evaluations)
-    extras = [evaluation.extras.encode() for evaluation in evaluations]
+    energies, forces, virials = _together(evaluations)
     copies = size - len(evaluations)
-    filled = [array.tobytes() + array[-1].tobytes() * copies for array in arrays]
-    message = [FORCEREADY, filled[0], _INTEGER.pack(arrays[1].shape[1]), *filled[1:]]
-    for extra in (*extras, *extras[-1:] * copies):
-        message += (_INTEGER.pack(len(extra)), extra)
+    message: list[Any] = [FORCEREADY, energies, *[energies[-1:]] * copies]
+    message += (_INTEGER.pack(forces.shape[1]), forces, *[forces[-1:]] * copies)
+    message += (virials, *[virials[-1:]] * copies)
+    texts = {text: text.encode() for text in set(evaluations.extras)}
+    extras = {text: _INTEGER.pack(len(content)) + content for text, content in texts.items()}
+    message += [extras[text] for text in evaluations.extras]
+    message += [extras[evaluations.extras[-1]]] * copies
     return b"".join(message)
 
 
 def all_in_atomic_units(
-    evaluations: Sequence[Evaluation], size: int
+    evaluations: Evaluations, size: int
 ) -> list[tuple[float, np.ndarray, np.ndarray]]:
     """Return what `in_atomic_units` does of each, the last one repeated until there are `size`.
 
@@ -262,13 +266,12 @@ def all_in_atomic_units(
     return found
 
 
-def _together(evaluations: Sequence[Evaluation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _together(evaluations: Evaluations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Energies, forces and virials of several evaluations, checked, in atomic units."""
-    energies = np.array([evaluation.energy for evaluation in evaluations])
-    forces = np.array([evaluation.forces for evaluation in evaluations], dtype=np.float64)
-    virials = np.array([evaluation.virial for evaluation in evaluations], dtype=np.float64)
+    energies, forces, virials = evaluations.energies, evaluations.forces, evaluations.virials
     _check_answer(float(energies.sum()), forces, virials)
-    return energies / HARTREE, forces * (BOHR / HARTREE), virials / HARTREE
+    forces = np.multiply(forces, BOHR / HARTREE, order="C")
+    return energies / HARTREE, forces, np.divide(virials, HARTREE, order="C")
 
 
 def committee_extras(

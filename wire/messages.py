@@ -7,9 +7,7 @@ a map with exactly the fields of its kind, and every field must have its type; a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from hashlib import blake2b
 from math import isfinite
 from typing import Any
 
@@ -60,10 +58,6 @@ class Observation:
     force_std_rms: float
     energy: float
 
-    def one_by_one(self) -> list[Observation]:
-        """This one."""
-        return [self]
-
 
 @dataclass(frozen=True)
 class Observations:
@@ -87,46 +81,16 @@ class Observations:
         sequence: int,
         model_version: int,
         is_answered: bool,
-        configurations: Sequence[bytes],
+        configurations: bytes,
         values: NDArray[np.float64],
     ) -> Observation | Observations:
         """Pack digests, and (n, 4) numbers: largest, mean and rms error, energy."""
         if len(values) == 1:
             numbers = values[0].tolist()
             return Observation(
-                client, sequence, configurations[0], model_version, is_answered, *numbers
+                client, sequence, configurations, model_version, is_answered, *numbers
             )
-        digests = b"".join(configurations)
-        return cls(client, sequence, model_version, is_answered, digests, pack(values))
-
-    def one_by_one(self) -> list[Observation]:
-        """The observations, in their order.
-
-        Raises
-        ------
-        BadMessage
-            If the sizes do not fit each other, or there is none, or too many.
-        """
-        count, rest = divmod(len(self.configurations), DIGEST_BYTES)
-        if rest or not 0 < count <= LARGEST_BATCH or len(self.values) != 32 * count:
-            raise BadMessage(
-                f"observations with {len(self.configurations)} bytes of digests and "
-                f"{len(self.values)} bytes of numbers"
-            )
-        values = np.frombuffer(self.values, dtype="<f8").reshape(count, 4)
-        if not np.isfinite(values).all():
-            raise BadMessage("an observation holds numbers that are not finite")
-        return [
-            Observation(
-                self.client,
-                self.sequence + index,
-                self.configurations[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES],
-                self.model_version,
-                self.is_answered,
-                *numbers,
-            )
-            for index, numbers in enumerate(values.tolist())
-        ]
+        return cls(client, sequence, model_version, is_answered, configurations, pack(values))
 
 
 @dataclass(frozen=True)
@@ -375,11 +339,6 @@ def _checked(kind: Any, content: dict[str, Any]) -> Message:
 def pack(array: NDArray[np.float64]) -> bytes:
     """An array of vectors as little-endian float64."""
     return np.ascontiguousarray(array, dtype="<f8").tobytes()
-
-
-def digest_of(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> bytes:
-    """DIGEST_BYTES that are equal, but for an accident, only where the numbers are."""
-    return blake2b(pack(cell) + pack(positions), digest_size=DIGEST_BYTES).digest()
 
 
 def unpack_vectors(content: bytes, n_vectors: int) -> NDArray[np.float64]:

@@ -21,9 +21,8 @@ import pytest
 import zmq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
+from broker_script import MATRIX, Script, beads, model
 from rubbish import VALUES, flipped, frames
-from test_lattice import MATRIX, Script, beads, model
 
 from anharm.clients import broker_link
 from anharm.clients.broker_link import BrokerLink

@@ -3,104 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.build import bulk
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from broker_script import MATRIX, Script, beads, model, numbers_of, values_of
 
 from anharm.clients.lattice import LatticeClient
 from anharm.errors import AnharmError
 from anharm.extras import ExtrasChoice
-from anharm.model import BayesianModel, Crystal, ForceField, Supercell, build_expansion
-from anharm.model.regression import Posterior
-from anharm.model.storage import model_to_bytes
+from anharm.model import ForceField
+from anharm.wire.digests import digests_of
 from anharm.wire.driver_protocol import Batch, Configuration
 from anharm.wire.messages import (
+    DIGEST_BYTES,
     ConfigurationSent,
-    Message,
-    NewModel,
     Observation,
     Observations,
-    Proceed,
-    SendConfiguration,
-    digest_of,
     unpack_vectors,
 )
 
-MATRIX = 2 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
-
-
-def model(seed: int) -> BayesianModel:
-    crystal = Crystal.from_atoms(bulk("Si", "diamond", a=5.43))
-    expansion = build_expansion(crystal, {2: 3.0, 3: 3.0})
-    random, n = np.random.default_rng(seed), expansion.n_parameters
-    factor = np.triu(random.standard_normal((n, n)))
-    posterior = Posterior(random.standard_normal(n), factor, {}, {"forces": 1.0}, {}, 0.0, 1, 1)
-    return BayesianModel(expansion, posterior)
-
-
-class Script:
-    """The broker's side of the conversation: a new model in answer to some observations."""
-
-    name = "script"
-
-    def __init__(self, *relabelled: int, calm_steps: int = 0) -> None:
-        self.heard: list[Message] = []
-        self.calm_steps = calm_steps
-        self.calm_error = 1e9
-        self.asked: set[tuple[int, int]] = set()
-        self.sampled: list[int] = []  # sequence numbers of configurations to keep
-        self.last = -1
-        self.relabelled = relabelled  # sequence number for model 1, for model 2 and so on
-
-    def join(self) -> Message:
-        return NewModel(1, model_to_bytes(model(1)))
-
-    def ask(self, message: Message) -> Message:
-        self.tell(message)
-        return self.receive()
-
-    def tell(self, message: Message) -> None:
-        self.heard.append(message)
-
-    def receive(self) -> Message:
-        message = self.heard[-1]
-        if isinstance(message, ConfigurationSent) and message.sequence in self.relabelled:
-            version = self.relabelled.index(message.sequence) + 2
-            return NewModel(version, model_to_bytes(model(version)))
-        if not isinstance(message, ConfigurationSent):
-            assert isinstance(message, Observation | Observations)
-            for observation in message.one_by_one():
-                asked = observation.model_version, observation.sequence
-                if asked in enumerate(self.relabelled, 1) and asked not in self.asked:
-                    self.asked.add(asked)
-                    return SendConfiguration(observation.sequence)
-            self.last = observation.sequence
-        if self.sampled and self.sampled[0] <= self.last:
-            return SendConfiguration(self.sampled.pop(0))
-        return Proceed(self.last, self.calm_steps, self.calm_error)
-
-    def seen(self) -> list[tuple[str, int, int]]:
-        """What was heard: kind, first and last sequence number."""
-        return [
-            (
-                type(message).__name__,
-                message.sequence,
-                message.one_by_one()[-1].sequence
-                if isinstance(message, Observations)
-                else message.sequence,
-            )
-            for message in self.heard
-        ]
-
-
 WITHOUT_ERRORS = ExtrasChoice(("model_version",))
-
-
-def beads(count: int) -> tuple[Supercell, np.ndarray]:
-    supercell = Supercell(model(1).expansion.crystal, MATRIX)
-    random = np.random.default_rng(3)
-    return supercell, supercell.positions + random.normal(0, 0.05, (count, supercell.n_atoms, 3))
 
 
 @pytest.mark.parametrize("strain", [0.0, 0.01])
@@ -130,7 +56,7 @@ def test_every_bead_is_observed_once_and_padding_never() -> None:
     client.evaluate_batch(Batch(cells, positions, 8))
     client.evaluate_batch(Batch(cells, positions, 3))
     assert script.seen() == [("Observations", 0, 2), ("Observations", 3, 5)]
-    assert [o.sequence for m in script.heard for o in m.one_by_one()] == list(range(6))
+    assert [n for m in script.heard for n in numbers_of(m)] == list(range(6))
 
 
 def test_a_model_learnt_in_the_middle_of_a_batch_answers_for_all_of_it() -> None:
@@ -200,11 +126,11 @@ def test_after_a_calm_step_i_pi_is_answered_before_the_broker_hears_of_the_step(
     displacements = moved - supercell.positions
     displacements -= displacements.mean(axis=1, keepdims=True)
     expected = ForceField(model(1), supercell).predict(displacements)
-    observed = script.heard[-1].one_by_one()
+    observed = values_of(script.heard[-1])
     for index, evaluation in enumerate(found):
         np.testing.assert_allclose(evaluation.forces, expected.forces[index], atol=1e-10)
         largest = expected.force_std[index].max()
-        assert observed[index].force_std_max == pytest.approx(largest, rel=1e-4)
+        assert observed[index, 0] == pytest.approx(largest, rel=1e-4)
         sent = json.loads(evaluation.extras).get("force_std_max")
         assert sent == (pytest.approx(largest, rel=1e-4) if extras.has_errors else None)
 
@@ -326,11 +252,10 @@ def test_calm_steps_in_cells_that_differ_are_observed_together() -> None:
         client.evaluate(Configuration(cell, configuration.positions * (1 + 1e-4 * step)))
     client.observe()
     assert script.seen() == [("Observation", 0, 0), ("Observations", 1, 3)]
-    digests = [one.configuration for one in script.heard[-1].one_by_one()]
-    positions = configuration.positions
-    assert digests == [
-        digest_of(cell, positions * (1 + 1e-4 * step)) for step, cell in enumerate(cells) if step
-    ]
+    positions = configuration.positions[None]
+    assert script.heard[-1].configurations == b"".join(
+        digests_of(cell, positions * (1 + 1e-4 * step)) for step, cell in enumerate(cells) if step
+    )
 
 
 @pytest.mark.usefixtures("patient")
@@ -364,7 +289,8 @@ def test_a_label_wanted_among_calm_steps_leaves_what_was_answered_as_it_was() ->
     first, report, sent, rest = script.heard
     assert isinstance(first, Observation) and not first.is_answered
     assert isinstance(report, Observations) and isinstance(rest, Observations)
-    assert rest.one_by_one() == report.one_by_one()[1:]
+    assert rest.configurations == report.configurations[DIGEST_BYTES:]
+    np.testing.assert_array_equal(values_of(rest), values_of(report)[1:])
     assert rest.model_version == 1 and rest.is_answered
     assert isinstance(sent, ConfigurationSent)
     np.testing.assert_array_equal(unpack_vectors(sent.positions, len(moved[2])), moved[2])

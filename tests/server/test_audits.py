@@ -12,6 +12,7 @@ from anharm.server.beads import BeadCounts
 from anharm.server.convergence import expected_gain
 from anharm.server.decision import Decision
 from anharm.server.lattice_clients import ClientState
+from anharm.server.observed import Observed
 from anharm.server.record import ModelVersion, Record
 from anharm.server.trajectories import Trajectories
 from anharm.wire.messages import Observation
@@ -63,10 +64,11 @@ class Run:
         message = Observation(
             "1", step, b"%8d" % step, self.version, False, 0.125, 0.0, 0.0, 0.0
         )  # fmt: skip
+        observed = Observed.of(message)
         if self.client.is_new:
-            self.trajectories.place(self.client, message)
-        self.trajectories.number(self.client, step)
-        return self.trajectories.decide(self.client, message, self.version)
+            self.trajectories.place(self.client, observed)
+        decision, _ = self.trajectories.decide(self.client, observed, self.version)
+        return decision
 
     def request(self, decision: Decision) -> None:
         positions = np.full((2, 3), float(decision.step))

@@ -103,7 +103,7 @@ def test_a_quiet_run_has_been_quiet_for_steps_and_not_for_beads(tmp_path) -> Non
         for version in (1, 2):
             judge.refitted(version, version)
             for _ in range(8 * BEADS):
-                judge.observe(version, number, 0.1 * version)
+                judge.observe(version, number, [0.1 * version])
                 number += 1
         for _ in range(30 * BEADS - 1):
             judge.count("a")

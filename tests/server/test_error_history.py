@@ -17,9 +17,9 @@ def test_the_error_of_a_version_is_the_average_of_the_steps_it_drove():
     history = ErrorHistory()
     history.refitted(1, 2, 40.5)
     for step in range(10):
-        history.observe(1, step, 0.1 * (step + 1))
+        history.observe(1, step, [0.1 * (step + 1)])
     history.refitted(2, 3, 41.0)
-    history.observe(2, 10, 0.3)
+    history.observe(2, 10, [0.3])
     assert history.steps == 11
     (first,) = history.refits(minimum_steps=10)
     assert (first.labels, first.step, first.determined, first.targets) == (2, 0, 40.5, 0)
@@ -36,9 +36,9 @@ def test_the_history_of_a_resumed_run_is_that_of_the_record(record):
         gammas = {"effective_parameters": {"2": 10.0, "3": 20.0 * version}}
         record.add_model(ModelVersion(version, "m.h5", "0", labels, gammas))
         history.refitted(version, len(labels), 10.0 + 20.0 * version)
+        history.observe(version, step, values)
         for error in values:
-            history.observe(version, step, error)
-            record.observe("a", step, b"%8d" % step, (error, 0.0, 0.0), 0.0, version)
+            record.observe("a", step, [b"%8d" % step], np.array([[error, 0, 0, 0]]), version)
             step += 1
     again = ErrorHistory.from_record(record)
     for ours, theirs in zip(history.refits(1), again.refits(1), strict=True):

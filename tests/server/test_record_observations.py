@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from anharm.errors import RunFailed
 from anharm.server.observation_journal import (
     JOURNAL_NAME,
+    JournalBlock,
     JournalEntry,
     ObservationJournal,
     read_journal,
@@ -40,7 +41,15 @@ ENTRIES = st.lists(
 
 
 def observe(record: Record, step: int, error: float, trajectory: str = "a", version: int = 1):
-    record.observe(trajectory, step, b"%8d" % step, (error, error / 2, error / 4), -error, version)
+    values = np.array([[error, error / 2, error / 4, -error]])
+    record.observe(trajectory, step, [b"%8d" % step], values, version)
+
+
+def block(*entries: JournalEntry) -> JournalBlock:
+    """Entries of steps in a row."""
+    number, name, step, *_, version = entries[0]
+    values = np.array([[e.maximum, e.mean, e.rms, e.energy] for e in entries])
+    return JournalBlock(number, name, step, [e.configuration for e in entries], values, version)
 
 
 def stored(record: Record, trajectory: str | None = None) -> list[tuple[str, int, float]]:
@@ -64,7 +73,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, en
     journal = ObservationJournal(path)
     ends = []
     for entry in entries:
-        journal.append([entry])
+        journal.append([block(entry)])
         ends.append(path.stat().st_size)
     journal.close()
     assert read_journal(path)[0] == entries
@@ -73,7 +82,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, en
     whole = [entry for entry, end in zip(entries, ends, strict=True) if end <= cut]
     again = ObservationJournal(path)
     assert again.entries == whole
-    again.append(entries[-1:])
+    again.append([block(entries[-1])])
     again.close()
     assert read_journal(path)[0] == [*whole, entries[-1]]
 
@@ -82,7 +91,7 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, en
 @given(entries=ENTRIES, place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_damaged_entry_is_not_believed(tmp_path_factory, entries, place, flip):
     path = tmp_path_factory.mktemp("journal") / "journal"
-    content = bytearray(b"".join(entry.encode() for entry in entries))
+    content = bytearray(b"".join(block(entry).encode() for entry in entries))
     content[int(place * len(content))] ^= flip
     path.write_bytes(content)
     read, _ = read_journal(path)
@@ -190,12 +199,13 @@ def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
         observe(record, 0, 1.0)
     code = (
         "import resource, signal, sys\n"
+        "import numpy as np\n"
         "from anharm.server.record import Record\n"
         "with Record.open(sys.argv[1]) as record:\n"
         "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "    for step in range(1, 100):\n"
-        "        record.observe('a', step, b'12345678', (1.0, 1.0, 1.0), 0.0, 1)\n"
+        "        record.observe('a', step, [b'12345678'], np.ones((1, 4)), 1)\n"
         "        print(step, flush=True)\n"
     )
     ended = subprocess.run(
@@ -210,13 +220,14 @@ def test_a_full_disk_keeps_what_was_acknowledged(tmp_path):
 
 WRITER = """
 import sys
+import numpy as np
 from anharm.server.record import Record
 
 with Record.open(sys.argv[1]) as record:
     step = sum(len(chunk.maximum) for chunk in record.observations())
     print("from", step, flush=True)
     while True:
-        record.observe("a", step, b"%8d" % step, (step + 1.0, 0.0, 0.0), 0.0, 1)
+        record.observe("a", step, [b"%8d" % step], np.array([[step + 1.0, 0, 0, 0]]), 1)
         print("acknowledged", step, flush=True)
         step += 1
         if step % 17 == 0:

@@ -43,7 +43,7 @@ class Trainee:
         seen = ObservedStep(self.step, error, self.state.model_version)
         before = self.state, self.step - 1
         self.state, decision = decide(self.state, seen, TRAINING)
-        self.record.observe("a", self.step, b"%8d" % self.step, (error, 0, 0), 0.0, 0)
+        self.record.observe("a", self.step, [b"%8d" % self.step], np.array([[error, 0, 0, 0]]), 0)
         return before, decision
 
     def request(self, decision):
@@ -110,7 +110,7 @@ def test_a_step_that_was_not_labelled_though_an_audit_is_not_forgotten(tmp_path,
     for step in range(3):
         seen = ObservedStep(step, 0.125, 0, int(not has_converged), has_converged)
         state, decision = decide(state, seen, training)
-        record.observe("a", step, b"%8d" % step, (0.125, 0, 0), 0.0, 0)
+        record.observe("a", step, [b"%8d" % step], np.array([[0.125, 0, 0, 0]]), 0)
     assert is_audit_step(training, "a", 2) and not decision.label
     record.close()
     with Record.open(tmp_path / "run") as record:
