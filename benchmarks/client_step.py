@@ -22,7 +22,15 @@ from anharm.model import ForceField
 from anharm.model.storage import model_to_bytes
 from anharm.server.calm import LONGEST_CALM
 from anharm.wire.driver_protocol import Batch, encode_evaluation, encode_evaluations
-from anharm.wire.messages import Message, NewModel, Observation, Observations, Proceed, encode
+from anharm.wire.messages import (
+    DIGEST_BYTES,
+    Message,
+    NewModel,
+    Observation,
+    Observations,
+    Proceed,
+    encode,
+)
 
 REPEATS = 15
 
@@ -44,8 +52,10 @@ class Agreeing:
         """Take observations, encoded as the broker would get them."""
         encode(message)
         assert isinstance(message, Observation | Observations)
-        together = message.one_by_one() if isinstance(message, Observations) else [message]
-        self._sequence = together[-1].sequence
+        digests = (
+            message.configurations if isinstance(message, Observations) else bytes(DIGEST_BYTES)
+        )
+        self._sequence = message.sequence + len(digests) // DIGEST_BYTES - 1
 
     def receive(self) -> Message:
         """Agree."""
