@@ -112,3 +112,16 @@ def test_a_quiet_run_has_been_quiet_for_steps_and_not_for_beads(tmp_path) -> Non
         judge.count("a")
         assert "in the last 30 steps" in judge.declares(number)
         assert judge.has_converged
+
+
+def test_steps_that_are_counted_together_are_judged_no_more_seldom(tmp_path) -> None:
+    with Record.open(tmp_path / "run", create=True) as record:
+        judge = ConvergenceJudge(record, settings(), BeadCounts({"a": BEADS}), {})
+        due = []
+        for _ in range(40):
+            judge.count("a", 3 * BEADS)
+            due.append(judge.is_due)
+        assert judge.steps_since_label == 120
+        assert sum(due) == 12
+        judge.label_wanted()
+        assert judge.steps_since_label == 0

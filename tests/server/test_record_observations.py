@@ -87,6 +87,24 @@ def test_a_journal_cut_off_anywhere_keeps_its_whole_entries(tmp_path_factory, en
     assert read_journal(path)[0] == [*whole, entries[-1]]
 
 
+@given(entries=ENTRIES)
+def test_entries_in_a_row_are_written_as_one_by_one(entries):
+    first = entries[0]
+    row = [
+        e._replace(
+            number=first.number + n,
+            trajectory=first.trajectory,
+            step=first.step + n,
+            model_version=first.model_version,
+        )
+        for n, e in enumerate(entries)
+        if first.number + n < 2**64
+    ]
+    together = block(*row)
+    assert together.entries == row
+    assert together.encode() == b"".join(block(entry).encode() for entry in row)
+
+
 @settings(max_examples=50, deadline=None)
 @given(entries=ENTRIES, place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_damaged_entry_is_not_believed(tmp_path_factory, entries, place, flip):
