@@ -14,7 +14,7 @@ from anharm.wire import driver_protocol as protocol
 from anharm.wire.addresses import connect
 from anharm.wire.channel import Channel, ProtocolViolation
 from anharm.wire.driver_client import serve
-from anharm.wire.driver_protocol import Batch, Configuration, Evaluation
+from anharm.wire.driver_protocol import Batch, Configuration, Evaluation, Evaluations
 
 SPRING = 3.0  # eV/Angstrom^2
 SITES = np.array([[0.0, 0, 0], [1.35, 1.35, 1.35], [0, 2.7, 2.7], [1.35, 4.05, 4.05]])
@@ -122,9 +122,9 @@ def test_ipi_sends_beads_in_batches_and_the_padding_is_recognised(address, tmp_p
     ipi = start_ipi("input.xml")
     batches: list[Batch] = []
 
-    def evaluate_batch(batch: Batch) -> list[Evaluation]:
+    def evaluate_batch(batch: Batch) -> Evaluations:
         batches.append(batch)
-        return [einstein_crystal(configuration) for configuration in batch.configurations]
+        return Evaluations.of([einstein_crystal(one) for one in batch.configurations])
 
     connection = connect(address, 60)
     assert serve(connection, einstein_crystal, evaluate_batch=evaluate_batch) == "exit"

@@ -13,7 +13,7 @@ from ipi.utils.units import unit_to_user
 from anharm.errors import RunFailed
 from anharm.wire import driver_protocol as protocol
 from anharm.wire.channel import Channel, PeerClosed, ProtocolViolation, TimeLimitExceeded
-from anharm.wire.driver_protocol import Configuration, Evaluation
+from anharm.wire.driver_protocol import Configuration, Evaluation, Evaluations
 
 SILICON_CELL = np.array([[0.0, 2.7, 2.8], [2.7, 0.1, 2.7], [2.6, 2.7, 0.0]])
 
@@ -80,6 +80,25 @@ def test_an_evaluation_survives_the_wire(forces, virial, energy, extras):
     np.testing.assert_allclose(received.forces, forces, rtol=1e-14, atol=1e-300)
     np.testing.assert_allclose(received.virial, virial, rtol=1e-14, atol=1e-300)
     assert received.extras == extras
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    arrays(6, 3), numbers, st.lists(st.sampled_from(["", "{}", '{"é": 1}']), min_size=3), st.data()
+)
+def test_a_batch_is_its_evaluations_with_the_last_one_repeated(forces, energy, extras, data):
+    """In the order of their kinds: all energies, all forces, all virials, all extras."""
+    single = [
+        Evaluation(energy + n, n * forces, n * np.eye(3), text) for n, text in enumerate(extras)
+    ]
+    size = data.draw(st.integers(len(single), len(single) + 4))
+    message = protocol.encode_evaluations(Evaluations.of(single), size)
+    filled = [protocol.encode_evaluation(e) for e in [*single, *single[-1:] * (size - len(single))]]
+    parts = [(12, 20), (24, 24 + 144), (168, 168 + 72), (240, None)]
+    energies, *others = (b"".join(one[a:b] for one in filled) for a, b in parts)
+    assert message == b"".join([filled[0][:12], energies, filled[0][20:24], *others])
+    joined = Evaluations.joined([Evaluations.of(single[:1]), Evaluations.of(single[1:])])
+    assert protocol.encode_evaluations(joined, size) == message
 
 
 def test_units_are_those_of_ipi():
