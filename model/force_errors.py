@@ -2,8 +2,7 @@
 
 The design rows of one block of lanes (cells times configurations) are computed, brought to the
 irreducible parameters and multiplied by the factor while they are in the cache, class by class of
-components (`component_classes`). The rows of all force components never exist at once. In strained
-cells of polar crystals, where the mean over all atoms is removed from them, they are found twice.
+components (`component_classes`). The rows of all force components never exist at once.
 """
 
 from __future__ import annotations
@@ -17,18 +16,12 @@ from numpy.typing import NDArray
 
 from anharm.model.component_classes import ComponentClasses, FreeRows, touched_components
 from anharm.model.crystal import FloatArray, IntArray, Supercell
-from anharm.model.expansion import Expansion
 from anharm.model.force_rows import ForceRows
 from anharm.model.independent_parameters import IndependentParameters
 from anharm.model.lanes import NARROW, SMALL, TINY, Block, width_of
 from anharm.model.product_kernels import PRODUCT_BLOCK, Combinations, Packed, packed
-from anharm.model.program import (
-    MonomialTable,
-    Program,
-    configurations_first,
-    configurations_last,
-)
-from anharm.model.row_kernels import RowProgram, Workspace, add_to_totals, variances
+from anharm.model.program import configurations_first, configurations_last
+from anharm.model.row_kernels import RowProgram, Workspace, rows_at_sites, variances
 from anharm.model.threads import ranges, run_threads
 
 AnyPrecision = NDArray[Any]  # float64 or float32
@@ -58,7 +51,7 @@ class PosteriorFactor:
         return self._packed[key]
 
 
-class _Memory(threading.local):
+class Memory(threading.local):
     """Arrays that each thread keeps from call to call: fresh pages cost more than their use."""
 
     def __init__(self) -> None:
@@ -88,73 +81,69 @@ class _Memory(threading.local):
 
 
 class ForceErrors:
-    """Standard deviations of forces in one supercell, of one cell's program of design rows.
+    """Standard deviations of forces in one supercell.
 
     Parameters
     ----------
-    expansion : Expansion
     supercell : Supercell
-    program : Program
-        One output per symmetry-allowed parameter.
-    table : MonomialTable
-        That the program was compiled from.
+    rows : ForceRows
+        Of the symmetry-allowed parameters, in the order of the independent ones.
     independent : IndependentParameters
         Of the expansion.
-    without_mean : bool
-        Remove the mean over the atoms from all rows.
+    classes : ComponentClasses, optional
+        By default those of components that the same parameters touch.
     """
 
     def __init__(
         self,
-        expansion: Expansion,
         supercell: Supercell,
-        program: Program,
-        table: MonomialTable,
+        rows: ForceRows,
         independent: IndependentParameters,
-        without_mean: bool = False,
+        classes: ComponentClasses | None = None,
     ) -> None:
-        self._n_parameters = expansion.n_parameters
         self._n_sites, self._n_cells = supercell.crystal.n_sites, supercell.n_cells
-        self._without_mean = without_mean
-        rows = ForceRows.compile(program, table, expansion.bodies, self._n_sites, independent.order)
         is_used = rows.is_used().reshape(-1, 3 * self._n_sites)
-        touched = touched_components(independent.combinations, is_used)
-        if without_mean:  # the mean has a part of every parameter
-            touched[:] = True
-        self._classes = ComponentClasses.of(touched)
-        self._largest_class = self._classes.largest
-        free = FreeRows.of(self._classes, independent.combinations, is_used)
+        if classes is None:
+            classes = ComponentClasses.of(touched_components(independent.combinations, is_used))
+        self.classes = classes
+        self._largest_class = classes.largest
+        free = FreeRows.of(classes, independent.combinations, is_used)
         self._rows = rows.moved(free.places.ravel(), free.n_rows)
-        self._largest_group = int(np.diff(self._rows.tables.node_starts.astype(int)).max())
-        self._body_atoms = body_atoms(self._rows.bodies, supercell)
+        self._independent, self._places = independent, free.places
+        self._body_atoms = body_atoms(rows.bodies, supercell)
+        self._memory = Memory()
         sparse = free.combinations
         starts, columns = (x.astype(np.uint32) for x in (sparse.indptr, sparse.indices))
-        self._combinations = {
-            4: Combinations(starts, columns, sparse.data.astype(np.float32)),
-            8: Combinations(starts, columns, sparse.data),
-        }
-        self._memory = _Memory()
-        self._use()
-
-    def use(self, program: Program) -> None:
-        """Go on with other coefficients of the same program."""
-        self._rows = self._rows.with_coefficients(program.coefficients)
-        self._use()
-
-    def _use(self) -> None:
-        classes = self._classes
         self._programs = {
             dtype.itemsize: RowProgram(
                 self._rows.tables,
                 *self._rows.in_precision(dtype),
-                self._combinations[dtype.itemsize],
+                Combinations(starts, columns, sparse.data.astype(dtype)),
                 _starts(classes.parameters),
                 np.concatenate(classes.components),
                 _starts(classes.components),
                 self._body_atoms,
+                np.zeros(0, dtype),
+                np.zeros((0, 3), dtype),
             )
             for dtype in (np.dtype(np.float32), np.dtype(float))
         }
+
+    def strain(self, shifts: FloatArray, means: FloatArray | None) -> None:
+        """Go on with other shifts (3 n_bodies,) and means (n_parameters, 3), see `RowProgram`."""
+        for itemsize, program in self._programs.items():
+            dtype = program.shifts.dtype
+            program = program._replace(shifts=shifts.astype(dtype))
+            if means is not None:
+                program = program._replace(means=means.astype(dtype))
+            self._programs[itemsize] = program
+
+    def rows_at_sites(self, shifts: FloatArray) -> FloatArray:
+        """(n_parameters, n_sites, 3) design rows of undisplaced atoms for (3 n_bodies,) shifts."""
+        work = self._workspace(TINY, np.dtype(float))
+        rows_at_sites(self._programs[8]._replace(shifts=shifts), TINY, work)
+        rows = np.append(work.free[:, 0], 0.0)[self._places]  # -1 is the zero behind
+        return (self._independent.combinations @ rows).reshape(-1, self._n_sites, 3)
 
     def standard_deviations(
         self,
@@ -180,18 +169,13 @@ class ForceErrors:
         n_lanes = self._n_cells * n_configurations
         block = _block(n_lanes, dtype.itemsize)
         program = self._programs[dtype.itemsize]
-        factors = factor.packed(self._classes, dtype)
+        factors = factor.packed(self.classes, dtype)
         parts = ranges(n_lanes, threads, grain=width_of(block, dtype.itemsize))
-        means: AnyPrecision = np.zeros((0, 3, n_configurations), dtype)
-        if self._without_mean:
-            sum_over = partial(self._totals, program, by_atom, block)
-            found = run_threads([partial(sum_over, *part) for part in parts], threads)
-            means = (np.sum(found, axis=0) / (self._n_sites * self._n_cells)).astype(dtype)
         result = np.empty((self._n_sites, self._n_cells, 3, n_configurations))
 
         def fill(begin: int, stop: int) -> None:
             variances(
-                program, factors, means, by_atom, begin, stop, block, _product_block(block),
+                program, factors, by_atom, begin, stop, block, _product_block(block),
                 self._workspace(block, dtype), result,
             )  # fmt: skip
 
@@ -199,21 +183,12 @@ class ForceErrors:
         by_configuration = configurations_first(np.sqrt(result).reshape(1, -1, 3, n_configurations))
         return by_configuration.reshape(displacements.shape)
 
-    def _totals(
-        self, program: RowProgram, by_atom: AnyPrecision, block: Block, begin: int, stop: int
-    ) -> FloatArray:
-        """Sum of the design rows (n_parameters, 3, n_conf) of some lanes."""
-        totals = np.zeros((self._n_parameters, 3, by_atom.shape[2]))
-        work = self._workspace(block, by_atom.dtype)
-        add_to_totals(program, by_atom, begin, stop, block, _product_block(block), work, totals)
-        return totals
-
     def _workspace(self, block: Block, dtype: np.dtype[Any]) -> Workspace:
         width, product_width = (width_of(x, dtype.itemsize) for x in (block, _product_block(block)))
         per_component = width // product_width
         shapes = [
             (3 * len(self._body_atoms), width),
-            (self._largest_group + 1, width),
+            (self._rows.largest_group + 1, width),
             (self._rows.n_outputs, width),
             (self._largest_class * per_component, product_width),
             (3 * self._n_sites * per_component, product_width),

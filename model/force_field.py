@@ -14,12 +14,14 @@ from anharm.model.committee import Committee
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.deformation import checked_deformation, is_reference_cell
 from anharm.model.force_errors import ForceErrors, PosteriorFactor
+from anharm.model.force_rows import ForceRows
 from anharm.model.ideal_crystal import ideal_energy, ideal_virial
 from anharm.model.independent_parameters import IndependentParameters
 from anharm.model.lattice_sum import LatticeSum
 from anharm.model.program import Program
 from anharm.model.site_kernels import error_statistics
 from anharm.model.strain import StrainedSum, Strengths
+from anharm.model.strained_errors import StrainedErrors
 from anharm.model.structure_errors import StructureErrors, structure_errors
 from anharm.model.truncation import TruncationShapes
 
@@ -92,7 +94,6 @@ class ForceField:
         self._strained = StrainedSum(self._sum)
         self._strengths: Strengths | None = None
         self._deformation: tuple[bytes, FloatArray | None] | None = None  # of the last cell
-        self._errors_of = b""  # the deformation that errors were last wanted in
         self.use(model)
 
     @property
@@ -248,14 +249,12 @@ class ForceField:
         With a deformation, phi are the design rows of the strained cell.
         """
         if deformation is None:
-            errors = self._errors
-        else:
-            displacements = displacements - displacements.mean(axis=1, keepdims=True)
-            errors, key = self._strained_errors, deformation.tobytes()
-            if key != self._errors_of:
-                errors.use(self._strained.columns(deformation))
-                self._errors_of = key
-        return errors.standard_deviations(displacements, self._factor, exact, self.threads)
+            return self._errors.standard_deviations(
+                displacements, self._factor, exact, self.threads
+            )
+        return self._strained_errors.standard_deviations(
+            deformation, displacements, self._factor, exact, self.threads
+        )
 
     @property
     def _factor(self) -> PosteriorFactor:
@@ -269,13 +268,16 @@ class ForceField:
         return IndependentParameters.of(self._sum.expansion)
 
     @cached_property
-    def _errors(self) -> ForceErrors:
-        expansion, independent = self._sum.expansion, self._independent
-        program, table = self._sum.columns, expansion.monomials
-        return ForceErrors(expansion, self.supercell, program, table, independent)
+    def _force_rows(self) -> ForceRows:
+        program, expansion = self._sum.columns, self._sum.expansion
+        n_sites, order = expansion.crystal.n_sites, self._independent.order
+        return ForceRows.compile(program, expansion.monomials, expansion.bodies, n_sites, order)
 
     @cached_property
-    def _strained_errors(self) -> ForceErrors:
-        program, table = self._strained.columns(np.eye(3)), self._strained.monomials
-        expansion, independent = self._sum.expansion, self._independent
-        return ForceErrors(expansion, self.supercell, program, table, independent, True)
+    def _errors(self) -> ForceErrors:
+        return ForceErrors(self.supercell, self._force_rows, self._independent)
+
+    @cached_property
+    def _strained_errors(self) -> StrainedErrors:
+        classes = self._errors.classes
+        return StrainedErrors(self.supercell, self._force_rows, self._independent, classes)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from anharm.model.crystal import FloatArray, IntArray
@@ -76,7 +76,6 @@ class ForceRows:
     tables: RowTables
     coefficients: FloatArray
     constants: FloatArray
-    _map: csr_array  # from the coefficients of the energy to these and the constants
 
     @classmethod
     def compile(
@@ -116,24 +115,41 @@ class ForceRows:
         rank = np.full(n_outputs, -1)
         rank[tables.outputs] = np.arange(len(tables.outputs))
         targets[constant] = len(real) + rank[outputs[constant]]
-        to_rows = csr_array(
-            (-multiplicities.astype(float), (targets, entries)),
-            (len(real) + len(tables.outputs), len(program.terms)),
-        )
-        found = cls(n_outputs, used, tables, np.empty(0), np.empty(0), to_rows)
-        return found.with_coefficients(program.coefficients)
+        slopes = -multiplicities * program.coefficients[entries]
+        size = len(real) + len(tables.outputs)
+        found = np.bincount(targets, slopes, size).astype(float, copy=False)
+        return cls(n_outputs, used, tables, found[: len(real)], found[len(real) :])
 
-    def with_coefficients(self, coefficients: FloatArray) -> ForceRows:
-        """The same polynomials for other coefficients of the same program."""
-        found = self._map @ coefficients
-        size = len(self.tables.term_nodes)
-        return replace(self, coefficients=found[:size], constants=found[size:])
+    def by_site(self, n_sites: int) -> tuple[ForceRows, IntArray]:
+        """The same polynomials, with bodies of their own for the forces on each site.
+
+        Returns
+        -------
+        rows : ForceRows
+        homes : (n_bodies,) int
+            The site that each body is for.
+        """
+        tables = self.tables
+        # Monomials on different sites are never shared; the last group has none.
+        sites = tables.outputs[tables.output_starts[:-2]].astype(int) // 3 % n_sites
+        homes = np.repeat(sites, np.diff(tables.node_starts.astype(int))[:-1])
+        bodies, axes = np.divmod(tables.variables.astype(int), 3)
+        keys, numbers = np.unique(homes * len(self.bodies) + bodies, return_inverse=True)
+        variables = (numbers.ravel() * 3 + axes).astype(np.uint32)
+        homes, places = np.divmod(keys, len(self.bodies))
+        tables = tables._replace(variables=variables)
+        return replace(self, bodies=self.bodies[places], tables=tables), homes
 
     def is_used(self) -> NDArray[np.bool_]:
         """(n_outputs,) whether anything is ever written to each row."""
         found = np.ones(self.n_outputs, dtype=bool)
         found[self.tables.empty] = False
         return found
+
+    @cached_property
+    def largest_group(self) -> int:
+        """Most monomials of one group."""
+        return int(np.diff(self.tables.node_starts.astype(int)).max())
 
     def moved(self, places: IntArray, n_outputs: int) -> ForceRows:
         """The same polynomials with other rows of the result, (n_outputs of now,) int."""

@@ -37,6 +37,10 @@ class RowProgram(NamedTuple):
         Where those of each class begin.
     body_atoms : (n_bodies, n_cells) int
         The atom that each body is, seen from each cell.
+    shifts : (3 n_bodies,) float
+        Added to the displacements of the bodies, Angstrom; of length 0 in the reference cell.
+    means : (n_parameters, 3) float
+        Subtracted from the design rows of the only class; of length 0 if not wanted.
     """
 
     tables: RowTables
@@ -47,6 +51,8 @@ class RowProgram(NamedTuple):
     components: IntArray
     first_components: IntArray
     body_atoms: IntArray
+    shifts: FloatArray
+    means: FloatArray
 
 
 class Workspace(NamedTuple):
@@ -101,6 +107,23 @@ def _prepare(program: RowProgram, work: Workspace) -> None:
 
 
 @_compiled
+def _shift(shifts: FloatArray, count: int, values: FloatArray) -> None:
+    """Add what the strain displaces each body by, for some lanes."""
+    for row in range(len(shifts)):
+        shift = shifts[row]
+        for lane in range(count):
+            values[row, lane] += shift
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def rows_at_sites(program: RowProgram, block: Block, work: Workspace) -> None:
+    """Rows of the symmetry-allowed parameters, in the first lane, without displacements."""
+    _prepare(program, work)
+    _shift(program.shifts, 1, work.values)
+    _polynomials(program, block, work)
+
+
+@_compiled
 def _free_rows(
     program: RowProgram,
     displacements: FloatArray,
@@ -111,6 +134,7 @@ def _free_rows(
 ) -> None:
     """Rows of the symmetry-allowed parameters of one block of lanes."""
     gather(displacements, program.body_atoms, first, last - first, work.values)
+    _shift(program.shifts, last - first, work.values)
     _polynomials(program, block, work)
 
 
@@ -131,48 +155,19 @@ def _design_rows(program: RowProgram, number: int, product_block: Block, work: W
 
 
 @_compiled
-def _exchange(sums: FloatArray, first: int, last: int, work: Workspace, is_total: bool) -> None:
-    """Add the rows of some lanes to sums (n_parameters, 3, n_configurations).
-
-    Or, if these are means and not totals, subtract them from the rows. All components must be of
-    one class.
-    """
-    n_parameters, _, n_configurations = sums.shape
-    width, product_width = work.values.shape[1], work.rows.shape[1]
-    for component in range(len(work.squares) * product_width // width):
-        for lane in range(last - first):
-            chunk, column = divmod(component * width + lane, product_width)
-            rows = work.rows[chunk * n_parameters : (chunk + 1) * n_parameters, column]
-            share = sums[:, component % 3, (first + lane) % n_configurations]
-            for parameter in range(n_parameters):
-                if is_total:
-                    share[parameter] += rows[parameter]
-                else:
-                    rows[parameter] -= share[parameter]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-def add_to_totals(
-    program: RowProgram,
-    displacements: FloatArray,
-    first_lane: int,
-    last_lane: int,
-    block: Block,
-    product_block: Block,
-    work: Workspace,
-    totals: FloatArray,
+def _subtract_means(
+    means: FloatArray, n_chunks: int, product_block: Block, work: Workspace
 ) -> None:
-    """Add the design rows of some lanes to the totals (n_parameters, 3, n_configurations).
-
-    All components must be of one class.
-    """
-    width = work.values.shape[1]
-    _prepare(program, work)
-    for first in range(first_lane, last_lane, width):
-        last = min(first + width, last_lane)
-        _free_rows(program, displacements, first, last, block, work)
-        _design_rows(program, 0, product_block, work)
-        _exchange(totals, first, last, work, True)
+    """Of the rows of all components, which must be of one class."""
+    per_component = work.free.shape[1] // work.rows.shape[1]
+    minus_one = broadcast(means.dtype.type(-1), product_block)
+    for chunk in range(n_chunks):
+        axis = chunk // per_component % 3
+        for parameter in range(len(means)):
+            place = chunk * len(means) + parameter
+            mean = broadcast(means[parameter, axis], product_block)
+            row = load(work.rows, place, product_block)
+            store(work.rows, place, multiply_add(minus_one, mean, row))
 
 
 @_compiled
@@ -196,7 +191,6 @@ def _deliver(
 def variances(
     program: RowProgram,
     factors: Packed,
-    means: FloatArray,
     displacements: FloatArray,
     first_lane: int,
     last_lane: int,
@@ -212,8 +206,6 @@ def variances(
     program : RowProgram
     factors : Packed
         Transpose of the posterior's factor for each class of components.
-    means : (n_parameters, 3, n_configurations) float
-        Subtracted from the design rows of the only class; of length 0 if not wanted.
     displacements : (n_atoms, 3, n_configurations) float
         Angstrom, in the supercell's order.
     first_lane, last_lane : int
@@ -231,8 +223,8 @@ def variances(
         first_chunk = 0
         for number in range(len(program.first_rows) - 1):
             n_chunks = _design_rows(program, number, product_block, work)
-            if len(means):
-                _exchange(means, first, last, work, False)
+            if len(program.means):
+                _subtract_means(program.means, n_chunks, product_block, work)
             n_parameters = program.first_rows[number + 1] - program.first_rows[number]
             sums_of_squares(
                 factors, number, work.rows, n_parameters, n_chunks, product_block,

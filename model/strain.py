@@ -8,12 +8,12 @@ the `elastic_energy` of the stretch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csr_array
 
 from anharm.model.crystal import FloatArray, Supercell
 from anharm.model.elastic_energy import ElasticEnergy, build_elastic_energy
@@ -25,7 +25,6 @@ from anharm.model.strain_kernels import add_weighted, monomial_sums
 from anharm.model.strain_products import StrainProducts
 from anharm.model.strain_table import StrainTable, build_strain_table
 from anharm.model.stretch import Stretch
-from anharm.model.threads import run_threads
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Strengths(NamedTuple):
     """What each product of strains weighs with the coefficients of one model."""
 
     moving: csr_array  # with displacements: (n_targets, n_products)
-    by_product: csc_array  # the transpose, the same numbers in memory
     elastic: FloatArray  # (n_products,)
 
 
@@ -66,12 +64,13 @@ class _Cell:
         strengths: Strengths,
         deformation: FloatArray,
     ) -> None:
-        self._products, self._elastic, self._strengths = products, elastic, strengths
+        self._elastic, self._strengths = elastic, strengths
         self._deformation, self._stretch = deformation, Stretch.of(deformation)
-        self._strain = deformation - np.eye(3)
-        self._values = products.values(self._strain)
-        self._n_virials = 0
-        self.polynomial = forest.with_coefficients(strengths.moving @ self._values)
+        coefficients = strengths.moving @ products.values(deformation - np.eye(3))
+        # Further strain moves the bodies by their distances in this cell.
+        self.polynomial = replace(
+            forest.with_coefficients(coefficients), positions=forest.positions @ deformation.T
+        )
         self._elastic_values = elastic.products.values(self._stretch.strain)
         self.energy = float((strengths.elastic * self._elastic_values).sum())
 
@@ -84,31 +83,6 @@ class _Cell:
         strengths, strain = self._strengths.elastic, self._stretch.strain
         gradient = self._elastic.gradient(strengths, strain, self._elastic_values)
         return self._stretch.virial(gradient)
-
-    def virials(self, sums: FloatArray) -> FloatArray:
-        """(n_configurations, 3, 3) of the (n_configurations, n_targets) sums over cells.
-
-        One by one, or, for more than two, through the derivatives of all targets.
-        """
-        self._n_virials += len(sums)
-        if self._n_virials > 2:
-            through: FloatArray = sums @ self._derivatives
-            gradients = through.reshape(-1, 3, 3)
-        else:
-            gradients = np.array([self._gradient(one) for one in sums])
-        return -gradients @ self._deformation.T
-
-    def _gradient(self, sums: FloatArray) -> FloatArray:
-        """(3, 3) derivative by the strain."""
-        weights = self._strengths.by_product @ sums
-        return self._products.gradient(self._strain, self._values, weights)
-
-    @cached_property
-    def _derivatives(self) -> FloatArray:
-        """(n_targets, 9) derivative of every coefficient by the strain."""
-        by_product = self._products.derivatives(self._strain, self._values)
-        found: FloatArray = self._strengths.moving @ by_product
-        return found
 
 
 class StrainedSum:
@@ -163,7 +137,7 @@ class StrainedSum:
     def strengths(self, term_coefficients: FloatArray) -> Strengths:
         """What each contribution to a strained cell weighs, of the coefficients of all terms."""
         moving = self._table.strengths(term_coefficients)
-        return Strengths(moving, moving.T, self._elastic.strengths(term_coefficients))
+        return Strengths(moving, self._elastic.strengths(term_coefficients))
 
     def evaluate(
         self,
@@ -189,15 +163,13 @@ class StrainedSum:
         """
         cell, n_cells = self._cell(strengths, deformation), self.supercell.n_cells
         u = displacements - displacements.mean(axis=1, keepdims=True)
-        found = cell.polynomial.evaluate(u, self._sum.body_atoms, False, threads)
+        found = cell.polynomial.evaluate(u, self._sum.body_atoms, virial, threads)
         energies = found.energies[0] + n_cells * cell.energy
         forces = found.forces[0] - found.forces[0].mean(axis=1, keepdims=True)
-        if not virial:
-            return StrainedValues(energies, forces, None)
-        sums = np.array(run_threads([partial(self._sums, one) for one in u], threads))
-        virials = np.einsum("cai,caj->cij", forces, u)
-        virials += cell.virials(sums) + n_cells * cell.virial
-        return StrainedValues(energies, forces, (virials + virials.transpose(0, 2, 1)) / 2)
+        virials = None
+        if found.virials is not None:
+            virials = found.virials[0] + n_cells * cell.virial
+        return StrainedValues(energies, forces, virials)
 
     def _cell(self, strengths: Strengths, deformation: FloatArray) -> _Cell:
         """That of the last call where nothing changed, as for the beads of a path integral."""

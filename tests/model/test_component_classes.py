@@ -20,12 +20,12 @@ DOUBLE = np.dtype(float)
 @pytest.mark.parametrize(("name", "n_classes"), [("silicon", 1), ("boron arsenide", 2)])
 def test_sites_that_symmetry_relates_are_one_class(laboratory, name: str, n_classes: int) -> None:
     errors = laboratory.force_field(name)._errors
-    assert len(errors._classes.components) == n_classes
+    assert len(errors.classes.components) == n_classes
 
 
 def test_a_mirror_plane_divides_the_axes_of_a_site(laboratory) -> None:
     """Pnma: both species lie on mirror planes perpendicular to y, four sites of each."""
-    classes = laboratory.force_field("tin selenide")._errors._classes
+    classes = laboratory.force_field("tin selenide")._errors.classes
     assert len(classes.components) == 6
     for components in classes.components:
         sites, axes = np.divmod(components, 3)
@@ -56,7 +56,7 @@ def test_doubts_about_other_forces_do_not_add_to_an_error(laboratory, name: str)
 
 def test_factors_are_as_large_as_the_parameters_that_touch_a_class(laboratory) -> None:
     force_field = laboratory.force_field("tin selenide")
-    classes = force_field._errors._classes
+    classes = force_field._errors.classes
     factors = force_field._factor.packed(classes, DOUBLE)
     assert (
         sum(len(x) ** 2 for x in classes.parameters)
