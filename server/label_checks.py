@@ -100,7 +100,8 @@ def _check_forces(forces: np.ndarray, limits: LabelLimits) -> list[str]:
     atom = int(np.argmax(norms))
     if norms[atom] > limits.force:
         reasons.append(
-            f"the force on atom {atom} is {norms[atom]:.4g} eV/A, above {limits.force:g} eV/A"
+            f"the force on atom {atom} is {norms[atom]:.4g} eV/A, above {limits.force:g} eV/A: "
+            "atoms on top of each other, or forces in another unit"
         )
     mean = float(np.linalg.norm(forces.mean(axis=0)))
     rms = float(np.sqrt(np.mean(norms**2)))
