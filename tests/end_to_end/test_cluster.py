@@ -92,7 +92,8 @@ def test_no_label_is_lost_when_a_client_is_killed_and_when_the_walltime_of_its_b
         assert not list(record.rejected_labels())
         n_labels = record.label_count()
     begun, finished = calculations(job, "begun"), calculations(job, "finished")
-    assert len(begun) >= len(finished) + 2  # one was killed, and one ended with its block
+    # One was killed; the block may have ended one, too, or a client that had not begun yet.
+    assert len(begun) >= len(finished) + 1
     assert len(finished) == len(set(finished)) == n_labels
 
 
